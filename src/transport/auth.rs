@@ -1,0 +1,1 @@
+//! The handshake that admits a connection to a session.

@@ -1,0 +1,1 @@
+//! Limits on peers that have not proved who they are.

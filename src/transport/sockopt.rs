@@ -1,0 +1,1 @@
+//! Socket options that the standard library has no call for.

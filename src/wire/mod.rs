@@ -1,0 +1,12 @@
+//! Bytes and values: everything that crosses the network is read and written here, and every length is bounded.
+
+pub mod batch;
+pub mod code;
+pub mod frame;
+pub mod hello;
+pub mod noise;
+pub mod seal;
+pub mod socks5;
+pub mod target;
+pub mod varint;
+pub mod ws;
