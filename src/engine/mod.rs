@@ -322,7 +322,10 @@ impl Engine {
         let bulk = self.session.is_bulk(stream, now);
         let usable = self.usable();
         if usable.len() < 2 || !bulk {
-            return usable.iter().min_by_key(|(id, link)| (link.bulk > 0, link.drr.len(), link.srtt(), **id)).map(|(id, _)| **id);
+            return usable
+                .iter()
+                .min_by_key(|(id, link)| (link.bulk > 0, link.drr.len(), link.srtt(), **id))
+                .map(|(id, _)| **id);
         }
         let kept = usable.iter().min_by_key(|(id, link)| (link.bulk, link.srtt(), **id)).map(|(id, _)| **id);
         usable

@@ -26,9 +26,8 @@ struct World {
 impl World {
     fn new(params: &engine::Params) -> Self {
         let now = super::clock::now();
-        let shell = |side, name: &str| {
-            Shell::new(SessionId([7; 16]), name.into(), Engine::new(side, params.clone(), 42, now))
-        };
+        let shell =
+            |side, name: &str| Shell::new(SessionId([7; 16]), name.into(), Engine::new(side, params.clone(), 42, now));
         let world = Self { client: shell(Side::Client, "server"), server: shell(Side::Server, "client") };
         for side in [&world.client, &world.server] {
             spawn_local(driver::run(Rc::clone(side), |incoming| {

@@ -218,9 +218,9 @@ impl Liveness {
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Instant {
         let ping = if self.ping_due { None } else { Some(self.next_ping) };
-        let verdict = self.waiting.map(|since| {
-            since + if self.suspect.is_none() { self.suspect_after() } else { self.params.ping_timeout }
-        });
+        let verdict = self
+            .waiting
+            .map(|since| since + if self.suspect.is_none() { self.suspect_after() } else { self.params.ping_timeout });
         match (ping, verdict) {
             (Some(a), Some(b)) => a.min(b),
             (Some(a), None) | (None, Some(a)) => a,

@@ -309,7 +309,9 @@ impl Session {
     pub fn capacity(&mut self, id: StreamId) -> Result<usize, (Code, String)> {
         let Some(stream) = self.streams.get(&id) else { return Err((Code::SessionLost, String::new())) };
         match &stream.life {
-            Life::ResetHere { code, reason } | Life::ResetThere { code, reason } => return Err((*code, reason.clone())),
+            Life::ResetHere { code, reason } | Life::ResetThere { code, reason } => {
+                return Err((*code, reason.clone()));
+            }
             Life::Live => {}
         }
         if let Some(code) = stream.stopped {

@@ -40,8 +40,7 @@ impl Session {
         stream.due.delayed = due.delayed;
         if let Life::ResetHere { code, reason } = &stream.life {
             if due.reset {
-                let frame =
-                    Frame::Reset { stream: id, code: *code, end: stream.send.high(), reason: reason.clone() };
+                let frame = Frame::Reset { stream: id, code: *code, end: stream.send.high(), reason: reason.clone() };
                 batch.frame(Lane::Control, &frame, false);
                 batch.close_lane(id);
             }

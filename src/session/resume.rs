@@ -54,7 +54,8 @@ impl Session {
     /// Starts a statement over; with `reply`, the peer is to answer with its own.
     pub fn begin_statement(&mut self, reply: bool) {
         let reply = reply || (self.statement.open && self.statement.reply);
-        let rest = self.streams.values().filter(|s| s.is_live() && s.opening != Opening::ToSend).map(|s| s.id).collect();
+        let rest =
+            self.streams.values().filter(|s| s.is_live() && s.opening != Opening::ToSend).map(|s| s.id).collect();
         self.statement = Statement { rest, open: true, first: true, reply };
     }
 

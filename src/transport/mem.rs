@@ -56,7 +56,8 @@ impl Pipe {
 
     fn push(&mut self, message: Bytes) {
         let now = Instant::now();
-        let serial = self.params.rate.map_or(Duration::ZERO, |r| Duration::from_secs_f64(message.len() as f64 / r as f64));
+        let serial =
+            self.params.rate.map_or(Duration::ZERO, |r| Duration::from_secs_f64(message.len() as f64 / r as f64));
         self.busy_until = self.busy_until.max(now) + serial;
         self.undelivered += message.len();
         self.queue.push_back((self.busy_until + self.params.delay, message));

@@ -226,10 +226,7 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
             reason: sentence(&mut rest, kind)?,
         },
         RESET_OK => Frame::ResetOk { stream: stream(&mut rest, kind)?, end: number(&mut rest, kind)? },
-        STOP => Frame::Stop {
-            stream: stream(&mut rest, kind)?,
-            code: Code::from_wire(number(&mut rest, kind)?),
-        },
+        STOP => Frame::Stop { stream: stream(&mut rest, kind)?, code: Code::from_wire(number(&mut rest, kind)?) },
         ACK => Frame::Ack {
             stream: stream(&mut rest, kind)?,
             next: number(&mut rest, kind)?,
