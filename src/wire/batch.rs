@@ -52,7 +52,12 @@ impl Batch {
             part.last = last;
             return;
         }
-        self.parts.push(Part { lane, head: start..self.heads.len(), payload: Bytes::new(), last });
+        self.parts.push(Part {
+            lane,
+            head: start..self.heads.len(),
+            payload: Bytes::new(),
+            last,
+        });
     }
 
     /// Adds a DATA frame.
@@ -70,7 +75,12 @@ impl Batch {
             part.payload = payload;
             return;
         }
-        self.parts.push(Part { lane, head: start..self.heads.len(), payload, last: false });
+        self.parts.push(Part {
+            lane,
+            head: start..self.heads.len(),
+            payload,
+            last: false,
+        });
     }
 
     /// Bytes on the wire, before the link's own framing.
@@ -136,7 +146,11 @@ mod tests {
             [
                 Frame::Drain,
                 Frame::Credit { max: 9 },
-                Frame::Data { stream: s, offset: 0, bytes: Bytes::from_static(b"abc") },
+                Frame::Data {
+                    stream: s,
+                    offset: 0,
+                    bytes: Bytes::from_static(b"abc")
+                },
                 Frame::Fin { stream: s, end: 3 },
             ]
         );
