@@ -68,7 +68,8 @@ pub(crate) fn files(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf
             let entry = entry.unwrap();
             let name = entry.file_name().into_string().unwrap();
             if entry.file_type().unwrap().is_dir() {
-                if !matches!(name.as_str(), ".git" | "target") {
+                // Cargo marks its own folders so.
+                if name != ".git" && !entry.path().join("CACHEDIR.TAG").exists() {
                     open.push(entry.path());
                 }
             } else if wanted(&name) {
