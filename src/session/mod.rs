@@ -545,6 +545,21 @@ impl Session {
         }
     }
 
+    /// What the peer's WELCOME or HELLO grants, for a session that began before it was heard. Never takes credit back.
+    pub fn set_peer_windows(&mut self, stream: u64, session: u64) {
+        self.params.peer_stream_window = self.params.peer_stream_window.max(stream);
+        let mut raised = Vec::new();
+        for held in self.streams.values_mut() {
+            if held.send.raise_credit(stream) {
+                raised.push(held.id);
+            }
+        }
+        self.on_credit(session);
+        for id in raised {
+            self.wake_sending(id);
+        }
+    }
+
     /// Minimal round trip of the links that are up.
     pub fn set_rtt(&mut self, rtt: Option<Duration>) {
         self.rtt = rtt;
