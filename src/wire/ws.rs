@@ -402,8 +402,7 @@ mod tests {
         let ping = [0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f];
         assert_eq!(decode(Side::Server, 99, &ping), Ok(vec![Message::Ping(BytesMut::from(&b"Hello"[..]))]));
         for len in [256usize, 65_536] {
-            let head: &[u8] =
-                if len == 256 { &[0x82, 0x7e, 1, 0] } else { &[0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0] };
+            let head: &[u8] = if len == 256 { &[0x82, 0x7e, 1, 0] } else { &[0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0] };
             let mut bytes = head.to_vec();
             bytes.resize(head.len() + len, 7);
             assert_eq!(decode(Side::Server, len, &bytes), Ok(vec![binary(&vec![7; len])]));
