@@ -73,6 +73,12 @@ impl Batch {
         self.parts.push(Part { lane, head: start..self.heads.len(), payload, last: false });
     }
 
+    /// Ends a lane without a frame: what its stream still had to say went another way, or is not wanted any more.
+    pub fn end(&mut self, stream: StreamId) {
+        let end = self.heads.len();
+        self.parts.push(Part { lane: Lane::Stream(stream), head: end..end, payload: Bytes::new(), last: true });
+    }
+
     /// Bytes on the wire, before the link's own framing.
     pub fn len(&self) -> usize {
         self.heads.len() + self.payload_len
