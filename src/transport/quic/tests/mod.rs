@@ -1,0 +1,5 @@
+//! QUIC links over real sockets on the loopback interface.
+
+mod kit;
+mod link;
+mod strangers;
