@@ -11,12 +11,12 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 
-use crate::config::{Endpoint, Retry, Uplink};
+use crate::config::Retry;
 use crate::ids::LinkId;
 use crate::runtime::random;
 use crate::runtime::shell::LinkEnd;
 
-use super::dial;
+use super::dial::Dialler;
 use super::join::{JoinError, Site};
 use super::status;
 use super::uplink::Pool;
@@ -26,8 +26,8 @@ const PERMANENT: Duration = Duration::from_secs(60);
 
 pub(super) struct Slot {
     pub(super) site: Rc<Site>,
-    pub(super) uplink: Rc<Uplink>,
-    pub(super) endpoint: Rc<Endpoint>,
+    pub(super) uplink: Rc<str>,
+    pub(super) dialler: Rc<Dialler>,
     pub(super) pool: Rc<Pool>,
     pub(super) retry: Retry,
     pub(super) rank: u8,
@@ -56,7 +56,7 @@ impl Slot {
                     backoff.next().unwrap_or(self.retry.cap).mul_f64(random::fraction())
                 }
                 Err(error) => {
-                    tracing::info!(uplink = self.uplink.name, endpoint = %self.endpoint, attempt = attempts,
+                    tracing::info!(uplink = &*self.uplink, endpoint = %self.dialler.endpoint, attempt = attempts,
                         error = %error.text, "no link");
                     self.report(|dial| dial.failed(&error.text));
                     if error.permanent {
@@ -84,8 +84,8 @@ impl Slot {
 
     /// Dials and joins, then waits for the link's end. Returns how long it was up, and why it ended.
     async fn attempt(&self) -> Result<(Duration, LinkEnd), Failure> {
-        let raw = dial::dial(&self.site, &self.uplink, &self.endpoint).await.map_err(Failure::passing)?;
-        let (link, end) = self.site.join(raw, &self.uplink.name, self.rank).await.map_err(Failure::joining)?;
+        let raw = self.dialler.dial(&self.site).await.map_err(Failure::passing)?;
+        let (link, end) = self.site.join(raw, &self.uplink, self.rank).await.map_err(Failure::joining)?;
         let since = Instant::now();
         self.report(status::DialState::connected);
         self.pool.add(link);
@@ -107,7 +107,7 @@ impl Slot {
     }
 
     fn report(&self, change: impl FnOnce(&mut status::DialState)) {
-        let key = (self.uplink.name.clone(), format!("{}#{}", self.endpoint, self.place));
+        let key = (self.uplink.to_string(), format!("{}#{}", self.dialler.endpoint, self.place));
         change(self.site.dials.borrow_mut().entry(key).or_default());
     }
 }

@@ -12,6 +12,7 @@ use crate::config::{Retry, Uplink};
 use crate::ids::LinkId;
 use crate::runtime::clock;
 
+use super::dial::Dialler;
 use super::fallback::{self, Fallback, Seen};
 use super::join::Site;
 use super::slot::Slot;
@@ -58,17 +59,18 @@ impl Pool {
 
 /// Keeps the links of one uplink, for ever.
 pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
-    let uplink = Rc::new(uplink);
+    let name: Rc<str> = Rc::from(uplink.name.as_str());
     let mut sizes = Vec::new();
     let mut pools = Vec::new();
     for (index, endpoint) in uplink.endpoints.iter().enumerate() {
         let size = uplink.pool_size(endpoint.transport);
         let pool = Rc::new(Pool::default());
+        let dialler = Rc::new(Dialler::new(&uplink, endpoint));
         for place in 0..usize::from(size.max) {
             let slot = Slot {
                 site: Rc::clone(&site),
-                uplink: Rc::clone(&uplink),
-                endpoint: Rc::new(endpoint.clone()),
+                uplink: Rc::clone(&name),
+                dialler: Rc::clone(&dialler),
                 pool: Rc::clone(&pool),
                 retry: retry.clone(),
                 rank: u8::try_from(index).unwrap_or(u8::MAX),

@@ -89,7 +89,8 @@ impl Edges {
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// A listening socket with a deep backlog.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listen = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
