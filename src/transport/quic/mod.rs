@@ -15,6 +15,7 @@
 
 pub mod congestion;
 
+mod assembly;
 mod bind;
 mod decoy;
 mod endpoint;
