@@ -151,7 +151,7 @@ impl Pieces {
     }
 
     /// Takes up to `max` bytes off the front as one.
-    fn take(&mut self, max: usize) -> Bytes {
+    pub(super) fn take(&mut self, max: usize) -> Bytes {
         let len = max.min(self.len);
         if len >= SHARE_MIN
             && let Some(front) = self.pieces.front_mut()

@@ -15,6 +15,7 @@
 
 pub mod congestion;
 
+mod assembly;
 mod bind;
 mod decoy;
 mod endpoint;
@@ -28,46 +29,13 @@ mod rx;
 mod tx;
 mod window;
 
-#[derive(Debug)]
-pub struct Raw;
-#[derive(Debug)]
-pub struct Tx;
-#[derive(Debug)]
-pub struct Rx;
+#[cfg(test)]
+mod tests;
 
-impl Raw {
-    pub async fn send(&mut self, _message: &[u8]) -> Result<(), LinkError> {
-        unimplemented!()
-    }
-    pub async fn recv(&mut self, _max: usize) -> Result<Vec<u8>, LinkError> {
-        unimplemented!()
-    }
-    pub fn exporter(&self) -> Option<[u8; 32]> {
-        unimplemented!()
-    }
-    pub fn info(&self) -> LinkInfo {
-        unimplemented!()
-    }
-    pub fn into_link(self) -> (Tx, Rx) {
-        unimplemented!()
-    }
-}
-impl Tx {
-    pub fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<usize, LinkError>> {
-        unimplemented!()
-    }
-    pub fn start_send(&mut self, _batch: &Batch) -> Result<(), LinkError> {
-        unimplemented!()
-    }
-    pub fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        unimplemented!()
-    }
-    pub fn poll_close(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        unimplemented!()
-    }
-}
-impl Rx {
-    pub fn poll_recv(&mut self, _cx: &mut Context<'_>, _frames: &mut Vec<Frame>) -> Poll<Result<(), LinkError>> {
-        unimplemented!()
-    }
-}
+pub use bind::Bind;
+pub use endpoint::{DialOptions, Endpoint};
+pub use listener::{Accepted, Incoming, Listener};
+pub use params::{Congestion, Params};
+pub use raw::Raw;
+pub use rx::Rx;
+pub use tx::Tx;

@@ -126,6 +126,15 @@ impl Params {
     }
 }
 
+#[cfg(test)]
+impl Params {
+    /// The same for a connection in virtual time.
+    pub(super) fn open_proto_windows(&self, connection: &mut quinn_proto::Connection) {
+        connection.set_max_concurrent_streams(quinn_proto::Dir::Uni, VarInt::from_u32(self.max_lanes));
+        connection.set_receive_window(VarInt::from_u64(self.receive_window).unwrap_or(VarInt::MAX));
+    }
+}
+
 /// Bidirectional streams that a client may have open: the control stream, or the requests of somebody who takes us for
 /// a web server.
 const MAX_BIDI: u32 = 16;

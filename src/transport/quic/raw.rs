@@ -38,6 +38,8 @@ pub struct Raw {
     recv: RecvStream,
     /// What was received of a message that is not whole, its length field included.
     partial: Vec<u8>,
+    /// Bytes read from the control stream.
+    received: u64,
     local: SocketAddr,
     params: Params,
     rate: Arc<Rate>,
@@ -53,7 +55,7 @@ impl Raw {
         params: Params,
         rate: Arc<Rate>,
     ) -> Self {
-        Self { connection, send, recv, partial: seen, local, params, rate }
+        Self { connection, send, recv, received: seen.len() as u64, partial: seen, local, params, rate }
     }
 
     /// Sends one message of at most 32,767 bytes.
@@ -98,7 +100,10 @@ impl Raw {
             };
             // Not a byte beyond this message is read: what follows the last one is frames.
             match self.recv.read_chunk(missing, true).await.map_err(error::read)? {
-                Some(chunk) => self.partial.extend_from_slice(&chunk.bytes),
+                Some(chunk) => {
+                    self.received += chunk.bytes.len() as u64;
+                    self.partial.extend_from_slice(&chunk.bytes);
+                }
                 None => return Err(LinkError::Closed),
             }
         }
@@ -128,8 +133,8 @@ impl Raw {
             Side::Client => super::decoy::LANES,
             Side::Server => 0,
         };
-        let tx = Tx::new(self.connection.clone(), self.send, self.params.send_window, self.rate);
-        (tx, Rx::new(self.connection, self.recv, skip))
+        let tx = Tx::new(self.connection.clone(), self.send, self.params.send_window, self.rate.clone());
+        (tx, Rx::new(self.connection, self.recv, self.received, skip, self.rate))
     }
 }
 

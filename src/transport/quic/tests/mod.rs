@@ -2,4 +2,6 @@
 
 mod kit;
 mod link;
+mod pacing;
+mod sim;
 mod strangers;
