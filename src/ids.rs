@@ -14,11 +14,7 @@ impl StreamId {
 
     /// Which side opened this stream.
     pub fn opener(self) -> Side {
-        if self.0 & 1 == 0 {
-            Side::Client
-        } else {
-            Side::Server
-        }
+        if self.0 & 1 == 0 { Side::Client } else { Side::Server }
     }
 
     /// Position among the streams of its opener, from 0.

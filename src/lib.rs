@@ -18,6 +18,8 @@ pub mod transport;
 
 pub mod runtime;
 
+pub mod edge;
+
 pub mod connectors;
 pub mod listeners;
 

@@ -1,4 +1,13 @@
 //! Drivers: the threads and tasks that feed the pure engine and carry out what it asks, and the one clock read.
+//!
+//! A session lives on one thread. [`shell::Shell`] holds its engine; [`link`] has the two tasks of each link; [`stream`]
+//! is what the edges see. [`driver`] waits for time and commands.
 
 pub mod clock;
+pub mod driver;
+mod link;
+pub mod shell;
 pub mod stream;
+
+#[cfg(test)]
+mod tests;

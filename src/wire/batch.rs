@@ -52,12 +52,7 @@ impl Batch {
             part.last = last;
             return;
         }
-        self.parts.push(Part {
-            lane,
-            head: start..self.heads.len(),
-            payload: Bytes::new(),
-            last,
-        });
+        self.parts.push(Part { lane, head: start..self.heads.len(), payload: Bytes::new(), last });
     }
 
     /// Adds a DATA frame.
@@ -75,12 +70,13 @@ impl Batch {
             part.payload = payload;
             return;
         }
-        self.parts.push(Part {
-            lane,
-            head: start..self.heads.len(),
-            payload,
-            last: false,
-        });
+        self.parts.push(Part { lane, head: start..self.heads.len(), payload, last: false });
+    }
+
+    /// Says that nothing more follows on a lane, without sending anything on it.
+    pub fn close_lane(&mut self, stream: StreamId) {
+        let at = self.heads.len();
+        self.parts.push(Part { lane: Lane::Stream(stream), head: at..at, payload: Bytes::new(), last: true });
     }
 
     /// Bytes on the wire, before the link's own framing.
@@ -128,7 +124,7 @@ mod tests {
     fn a_batch_reads_back_in_order_and_runs_of_one_lane_are_merged() {
         let s = StreamId(2);
         let mut batch = Batch::default();
-        batch.frame(Lane::Control, &Frame::Drain, false);
+        batch.frame(Lane::Control, &Frame::Drain { session: false }, false);
         batch.frame(Lane::Control, &Frame::Credit { max: 9 }, false);
         batch.data(s, 0, Bytes::from_static(b"abc"));
         batch.frame(Lane::Stream(s), &Frame::Fin { stream: s, end: 3 }, true);
@@ -144,13 +140,9 @@ mod tests {
         assert_eq!(
             got,
             [
-                Frame::Drain,
+                Frame::Drain { session: false },
                 Frame::Credit { max: 9 },
-                Frame::Data {
-                    stream: s,
-                    offset: 0,
-                    bytes: Bytes::from_static(b"abc")
-                },
+                Frame::Data { stream: s, offset: 0, bytes: Bytes::from_static(b"abc") },
                 Frame::Fin { stream: s, end: 3 },
             ]
         );

@@ -55,18 +55,12 @@ const TABLE: [Code; 14] = [
 impl Code {
     /// The number on the wire.
     pub fn to_wire(self) -> u64 {
-        TABLE
-            .iter()
-            .position(|c| *c == self)
-            .map_or(13, |i| i as u64)
+        TABLE.iter().position(|c| *c == self).map_or(13, |i| i as u64)
     }
 
     /// Any number has a meaning.
     pub fn from_wire(value: u64) -> Self {
-        usize::try_from(value)
-            .ok()
-            .and_then(|i| TABLE.get(i).copied())
-            .unwrap_or(Self::Other)
+        usize::try_from(value).ok().and_then(|i| TABLE.get(i).copied()).unwrap_or(Self::Other)
     }
 }
 

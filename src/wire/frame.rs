@@ -38,53 +38,31 @@ pub enum Frame {
     /// Asks for a PONG on the same link.
     Ping { id: u64, clock_us: u64 },
     /// Answers a PING: its id and clock back, with the answering side's clock.
-    Pong {
-        id: u64,
-        echo_us: u64,
-        clock_us: u64,
-    },
+    Pong { id: u64, echo_us: u64, clock_us: u64 },
     /// Starts a stream; data may follow at once. `credit` is the offset up to which the opener takes data.
-    Open {
-        stream: StreamId,
-        class: Class,
-        credit: u64,
-        target: Target,
-    },
+    Open { stream: StreamId, class: Class, credit: u64, target: Target },
     /// The target is connected.
     OpenOk { stream: StreamId },
     /// Bytes of a stream.
-    Data {
-        stream: StreamId,
-        offset: u64,
-        bytes: Bytes,
-    },
+    Data { stream: StreamId, offset: u64, bytes: Bytes },
     /// The sender wrote all it will; `end` is the number of bytes.
     Fin { stream: StreamId, end: u64 },
     /// The sender gives up both directions; `end` is how far it had sent.
-    Reset {
-        stream: StreamId,
-        code: Code,
-        end: u64,
-        reason: String,
-    },
-    /// Answers RESET; the stream is forgotten on both sides.
-    ResetOk { stream: StreamId },
+    Reset { stream: StreamId, code: Code, end: u64, reason: String },
+    /// Answers RESET; `end` is how far the answering side had sent. The stream is forgotten on both sides.
+    ResetOk { stream: StreamId, end: u64 },
     /// The receiver wants no more.
     Stop { stream: StreamId, code: Code },
     /// Everything before `next` has arrived; bytes up to `credit` may be sent.
-    Ack {
-        stream: StreamId,
-        next: u64,
-        credit: u64,
-    },
+    Ack { stream: StreamId, next: u64, credit: u64 },
     /// Bytes that may be sent on all streams together, counted from the session's start.
     Credit { max: u64 },
     /// What the sender of this frame has of each stream, after a link was lost or gained.
     Resume(Resume),
     /// Answers the mention of a stream that ended here: all of it arrived.
     Gone { stream: StreamId },
-    /// Open nothing new on this link; it will be closed when what is under way has ended.
-    Drain,
+    /// Going away soon: place nothing new on this link, or (`session`) open no more streams at all.
+    Drain { session: bool },
     /// The session ends.
     Close { code: Code, reason: String },
 }
@@ -92,10 +70,12 @@ pub enum Frame {
 /// State of the receiving and sending halves of some streams.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Resume {
-    /// The other side is to answer with its own RESUME frames.
+    /// The other side is to answer with a statement of its own.
     pub reply: bool,
-    /// More RESUME frames of the same statement follow.
-    pub more: bool,
+    /// First frame of a statement.
+    pub first: bool,
+    /// Last frame of a statement; streams that no frame of it named are not known to its sender.
+    pub last: bool,
     /// As in CREDIT.
     pub credit: u64,
     /// One entry for each stream that lives here.
@@ -164,11 +144,7 @@ pub fn take(input: &mut Bytes) -> Result<Option<Frame>, FrameError> {
             continue;
         }
         let len = varint::take(&mut head).ok_or(FrameError::Truncated)?;
-        let max = if kind == DATA {
-            DATA_MAX + 16
-        } else {
-            CONTROL_MAX
-        };
+        let max = if kind == DATA { DATA_MAX + 16 } else { CONTROL_MAX };
         if len > max as u64 {
             return Err(FrameError::TooLong { kind, len, max });
         }
@@ -191,20 +167,12 @@ pub fn take(input: &mut Bytes) -> Result<Option<Frame>, FrameError> {
 /// [`FrameError::TooLong`] as soon as the head shows it.
 pub fn frame_len(input: &[u8]) -> Result<Option<usize>, FrameError> {
     let mut head = input;
-    let Some(kind) = varint::take(&mut head) else {
-        return Ok(None);
-    };
+    let Some(kind) = varint::take(&mut head) else { return Ok(None) };
     if kind == PAD {
         return Ok(Some(input.len() - head.len()));
     }
-    let Some(len) = varint::take(&mut head) else {
-        return Ok(None);
-    };
-    let max = if kind == DATA {
-        DATA_MAX + 16
-    } else {
-        CONTROL_MAX
-    };
+    let Some(len) = varint::take(&mut head) else { return Ok(None) };
+    let max = if kind == DATA { DATA_MAX + 16 } else { CONTROL_MAX };
     if len > max as u64 {
         return Err(FrameError::TooLong { kind, len, max });
     }
@@ -236,67 +204,39 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
             credit: number(&mut rest, kind)?,
             target: Target::take(&mut rest).ok_or(bad)?,
         },
-        OPEN_OK => Frame::OpenOk {
-            stream: stream(&mut rest, kind)?,
-        },
+        OPEN_OK => Frame::OpenOk { stream: stream(&mut rest, kind)? },
         DATA => {
             let stream = stream(&mut rest, kind)?;
             let offset = number(&mut rest, kind)?;
             let head = body.len() - rest.len();
             bytes::Buf::advance(&mut body, head);
             if body.len() > DATA_MAX {
-                return Err(FrameError::TooLong {
-                    kind,
-                    len: body.len() as u64,
-                    max: DATA_MAX,
-                });
+                return Err(FrameError::TooLong { kind, len: body.len() as u64, max: DATA_MAX });
             }
-            if offset
-                .checked_add(body.len() as u64)
-                .is_none_or(|end| end >= varint::MAX)
-            {
+            if offset.checked_add(body.len() as u64).is_none_or(|end| end >= varint::MAX) {
                 return Err(bad);
             }
-            return Ok(Some(Frame::Data {
-                stream,
-                offset,
-                bytes: body,
-            }));
+            return Ok(Some(Frame::Data { stream, offset, bytes: body }));
         }
-        FIN => Frame::Fin {
-            stream: stream(&mut rest, kind)?,
-            end: number(&mut rest, kind)?,
-        },
+        FIN => Frame::Fin { stream: stream(&mut rest, kind)?, end: number(&mut rest, kind)? },
         RESET => Frame::Reset {
             stream: stream(&mut rest, kind)?,
             code: Code::from_wire(number(&mut rest, kind)?),
             end: number(&mut rest, kind)?,
             reason: sentence(&mut rest, kind)?,
         },
-        RESET_OK => Frame::ResetOk {
-            stream: stream(&mut rest, kind)?,
-        },
-        STOP => Frame::Stop {
-            stream: stream(&mut rest, kind)?,
-            code: Code::from_wire(number(&mut rest, kind)?),
-        },
+        RESET_OK => Frame::ResetOk { stream: stream(&mut rest, kind)?, end: number(&mut rest, kind)? },
+        STOP => Frame::Stop { stream: stream(&mut rest, kind)?, code: Code::from_wire(number(&mut rest, kind)?) },
         ACK => Frame::Ack {
             stream: stream(&mut rest, kind)?,
             next: number(&mut rest, kind)?,
             credit: number(&mut rest, kind)?,
         },
-        CREDIT => Frame::Credit {
-            max: number(&mut rest, kind)?,
-        },
+        CREDIT => Frame::Credit { max: number(&mut rest, kind)? },
         RESUME => Frame::Resume(parse_resume(&mut rest)?),
-        GONE => Frame::Gone {
-            stream: stream(&mut rest, kind)?,
-        },
-        DRAIN => Frame::Drain,
-        CLOSE => Frame::Close {
-            code: Code::from_wire(number(&mut rest, kind)?),
-            reason: sentence(&mut rest, kind)?,
-        },
+        GONE => Frame::Gone { stream: stream(&mut rest, kind)? },
+        DRAIN => Frame::Drain { session: number(&mut rest, kind)? & 1 == 1 },
+        CLOSE => Frame::Close { code: Code::from_wire(number(&mut rest, kind)?), reason: sentence(&mut rest, kind)? },
         _ => return Ok(None),
     };
     // Bytes after the known fields belong to a newer version.
@@ -316,19 +256,9 @@ fn parse_resume(rest: &mut &[u8]) -> Result<Resume, FrameError> {
         let next = number(rest, RESUME)?;
         let credit = number(rest, RESUME)?;
         let opened = number(rest, RESUME)? & 1 == 1;
-        streams.push(ResumeEntry {
-            stream,
-            next,
-            credit,
-            opened,
-        });
+        streams.push(ResumeEntry { stream, next, credit, opened });
     }
-    Ok(Resume {
-        reply: flags & 1 != 0,
-        more: flags & 2 != 0,
-        credit,
-        streams,
-    })
+    Ok(Resume { reply: flags & 1 != 0, first: flags & 2 != 0, last: flags & 4 != 0, credit, streams })
 }
 
 fn number(rest: &mut &[u8], kind: u64) -> Result<u64, FrameError> {
@@ -341,25 +271,16 @@ fn stream(rest: &mut &[u8], kind: u64) -> Result<StreamId, FrameError> {
 
 fn sentence(rest: &mut &[u8], kind: u64) -> Result<String, FrameError> {
     let bad = FrameError::Malformed { kind };
-    let len = usize::try_from(number(rest, kind)?)
-        .ok()
-        .filter(|l| *l <= REASON_MAX)
-        .ok_or(bad)?;
+    let len = usize::try_from(number(rest, kind)?).ok().filter(|l| *l <= REASON_MAX).ok_or(bad)?;
     let (text, tail) = rest.split_at_checked(len).ok_or(bad)?;
     *rest = tail;
-    Ok(String::from_utf8_lossy(text)
-        .chars()
-        .filter(|c| !c.is_control())
-        .collect())
+    Ok(String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).collect())
 }
 
 /// Appends kind, length and fixed fields of a DATA frame; its `len` payload bytes are to follow.
 pub fn put_data_head(out: &mut Vec<u8>, stream: StreamId, offset: u64, len: usize) {
     varint::put(out, DATA);
-    varint::put(
-        out,
-        (varint::len(stream.0) + varint::len(offset) + len) as u64,
-    );
+    varint::put(out, (varint::len(stream.0) + varint::len(offset) + len) as u64);
     varint::put(out, stream.0);
     varint::put(out, offset);
 }
@@ -373,53 +294,31 @@ pub fn put_padding(out: &mut Vec<u8>, count: usize) {
 pub fn put(out: &mut Vec<u8>, frame: &Frame) {
     match frame {
         Frame::Ping { id, clock_us } => numbers(out, PING, &[*id, *clock_us]),
-        Frame::Pong {
-            id,
-            echo_us,
-            clock_us,
-        } => numbers(out, PONG, &[*id, *echo_us, *clock_us]),
-        Frame::Open {
-            stream,
-            class,
-            credit,
-            target,
-        } => with_body(out, OPEN, |body| {
+        Frame::Pong { id, echo_us, clock_us } => numbers(out, PONG, &[*id, *echo_us, *clock_us]),
+        Frame::Open { stream, class, credit, target } => with_body(out, OPEN, |body| {
             varint::put(body, stream.0);
             varint::put(body, *class as u64);
             varint::put(body, *credit);
             target.put(body);
         }),
         Frame::OpenOk { stream } => numbers(out, OPEN_OK, &[stream.0]),
-        Frame::Data {
-            stream,
-            offset,
-            bytes,
-        } => {
+        Frame::Data { stream, offset, bytes } => {
             put_data_head(out, *stream, *offset, bytes.len());
             out.extend_from_slice(bytes);
         }
         Frame::Fin { stream, end } => numbers(out, FIN, &[stream.0, *end]),
-        Frame::Reset {
-            stream,
-            code,
-            end,
-            reason,
-        } => with_body(out, RESET, |body| {
+        Frame::Reset { stream, code, end, reason } => with_body(out, RESET, |body| {
             varint::put(body, stream.0);
             varint::put(body, code.to_wire());
             varint::put(body, *end);
             put_sentence(body, reason);
         }),
-        Frame::ResetOk { stream } => numbers(out, RESET_OK, &[stream.0]),
+        Frame::ResetOk { stream, end } => numbers(out, RESET_OK, &[stream.0, *end]),
         Frame::Stop { stream, code } => numbers(out, STOP, &[stream.0, code.to_wire()]),
-        Frame::Ack {
-            stream,
-            next,
-            credit,
-        } => numbers(out, ACK, &[stream.0, *next, *credit]),
+        Frame::Ack { stream, next, credit } => numbers(out, ACK, &[stream.0, *next, *credit]),
         Frame::Credit { max } => numbers(out, CREDIT, &[*max]),
         Frame::Resume(resume) => with_body(out, RESUME, |body| {
-            varint::put(body, u64::from(resume.reply) | u64::from(resume.more) << 1);
+            varint::put(body, u64::from(resume.reply) | u64::from(resume.first) << 1 | u64::from(resume.last) << 2);
             varint::put(body, resume.credit);
             varint::put(body, resume.streams.len() as u64);
             for entry in &resume.streams {
@@ -430,7 +329,7 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
             }
         }),
         Frame::Gone { stream } => numbers(out, GONE, &[stream.0]),
-        Frame::Drain => numbers(out, DRAIN, &[]),
+        Frame::Drain { session } => numbers(out, DRAIN, &[u64::from(*session)]),
         Frame::Close { code, reason } => with_body(out, CLOSE, |body| {
             varint::put(body, code.to_wire());
             put_sentence(body, reason);
@@ -440,10 +339,7 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
 
 fn numbers(out: &mut Vec<u8>, kind: u64, values: &[u64]) {
     varint::put(out, kind);
-    varint::put(
-        out,
-        values.iter().map(|v| varint::len(*v)).sum::<usize>() as u64,
-    );
+    varint::put(out, values.iter().map(|v| varint::len(*v)).sum::<usize>() as u64);
     for value in values {
         varint::put(out, *value);
     }
@@ -473,15 +369,8 @@ mod tests {
     fn samples() -> Vec<Frame> {
         let s = StreamId(5);
         vec![
-            Frame::Ping {
-                id: 1,
-                clock_us: 99_999_999,
-            },
-            Frame::Pong {
-                id: 1,
-                echo_us: 99_999_999,
-                clock_us: 3,
-            },
+            Frame::Ping { id: 1, clock_us: 99_999_999 },
+            Frame::Pong { id: 1, echo_us: 99_999_999, clock_us: 3 },
             Frame::Open {
                 stream: s,
                 class: Class::Interactive,
@@ -489,46 +378,23 @@ mod tests {
                 target: Target::Name("example.org".into(), 443),
             },
             Frame::OpenOk { stream: s },
-            Frame::Data {
-                stream: s,
-                offset: 1 << 40,
-                bytes: Bytes::from_static(b"hello"),
-            },
+            Frame::Data { stream: s, offset: 1 << 40, bytes: Bytes::from_static(b"hello") },
             Frame::Fin { stream: s, end: 5 },
-            Frame::Reset {
-                stream: s,
-                code: Code::Refused,
-                end: 7,
-                reason: "no".into(),
-            },
-            Frame::ResetOk { stream: s },
-            Frame::Stop {
-                stream: s,
-                code: Code::Done,
-            },
-            Frame::Ack {
-                stream: s,
-                next: 6,
-                credit: 70_000,
-            },
+            Frame::Reset { stream: s, code: Code::Refused, end: 7, reason: "no".into() },
+            Frame::ResetOk { stream: s, end: 9 },
+            Frame::Stop { stream: s, code: Code::Done },
+            Frame::Ack { stream: s, next: 6, credit: 70_000 },
             Frame::Credit { max: 1 << 30 },
             Frame::Resume(Resume {
                 reply: true,
-                more: false,
+                first: true,
+                last: false,
                 credit: 77,
-                streams: vec![ResumeEntry {
-                    stream: s,
-                    next: 1,
-                    credit: 2,
-                    opened: true,
-                }],
+                streams: vec![ResumeEntry { stream: s, next: 1, credit: 2, opened: true }],
             }),
             Frame::Gone { stream: s },
-            Frame::Drain,
-            Frame::Close {
-                code: Code::GoingAway,
-                reason: "restart".into(),
-            },
+            Frame::Drain { session: true },
+            Frame::Close { code: Code::GoingAway, reason: "restart".into() },
         ]
     }
 
@@ -555,11 +421,7 @@ mod tests {
             assert_eq!(frame_len(&out), Ok(Some(out.len())));
             for cut in 1..out.len() {
                 assert_eq!(frame_len(&out[..cut]), Ok(None));
-                assert_eq!(
-                    take(&mut Bytes::copy_from_slice(&out[..cut])),
-                    Err(FrameError::Truncated),
-                    "{frame:?}"
-                );
+                assert_eq!(take(&mut Bytes::copy_from_slice(&out[..cut])), Err(FrameError::Truncated), "{frame:?}");
             }
         }
     }
@@ -567,11 +429,9 @@ mod tests {
     #[test]
     fn unknown_kinds_are_skipped_and_known_ones_after_them_are_read() {
         let mut out = Vec::new();
-        with_body(&mut out, 0x3a, |body| {
-            body.extend_from_slice(b"from the future")
-        });
-        put(&mut out, &Frame::Drain);
-        assert_eq!(take(&mut Bytes::from(out)), Ok(Some(Frame::Drain)));
+        with_body(&mut out, 0x3a, |body| body.extend_from_slice(b"from the future"));
+        put(&mut out, &Frame::Drain { session: false });
+        assert_eq!(take(&mut Bytes::from(out)), Ok(Some(Frame::Drain { session: false })));
     }
 
     #[test]
@@ -579,10 +439,7 @@ mod tests {
         let mut out = Vec::new();
         varint::put(&mut out, DATA);
         varint::put(&mut out, 1 << 40);
-        assert!(matches!(
-            take(&mut Bytes::from(out.clone())),
-            Err(FrameError::TooLong { .. })
-        ));
+        assert!(matches!(take(&mut Bytes::from(out.clone())), Err(FrameError::TooLong { .. })));
         assert!(matches!(frame_len(&out), Err(FrameError::TooLong { .. })));
     }
 
@@ -590,25 +447,14 @@ mod tests {
     fn resume_that_claims_more_streams_than_allowed_is_malformed() {
         let mut out = Vec::new();
         numbers(&mut out, RESUME, &[0, 0, 1 << 30]);
-        assert_eq!(
-            take(&mut Bytes::from(out)),
-            Err(FrameError::Malformed { kind: RESUME })
-        );
+        assert_eq!(take(&mut Bytes::from(out)), Err(FrameError::Malformed { kind: RESUME }));
     }
 
     #[test]
     fn a_reason_is_cut_at_a_character() {
         let mut out = Vec::new();
-        put(
-            &mut out,
-            &Frame::Close {
-                code: Code::Done,
-                reason: "é".repeat(200),
-            },
-        );
-        let Ok(Some(Frame::Close { reason, .. })) = take(&mut Bytes::from(out)) else {
-            panic!("no CLOSE")
-        };
+        put(&mut out, &Frame::Close { code: Code::Done, reason: "é".repeat(200) });
+        let Ok(Some(Frame::Close { reason, .. })) = take(&mut Bytes::from(out)) else { panic!("no CLOSE") };
         assert_eq!(reason, "é".repeat(128));
     }
 }

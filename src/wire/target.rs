@@ -54,9 +54,7 @@ impl Target {
             KIND_V4 => Ok(IpAddr::V4(Ipv4Addr::from(take_array::<4>(input)?))),
             KIND_V6 => Ok(IpAddr::V6(Ipv6Addr::from(take_array::<16>(input)?))),
             KIND_NAME => {
-                let len = usize::try_from(varint::take(input)?)
-                    .ok()
-                    .filter(|l| (1..=NAME_MAX).contains(l))?;
+                let len = usize::try_from(varint::take(input)?).ok().filter(|l| (1..=NAME_MAX).contains(l))?;
                 let (name, rest) = input.split_at_checked(len)?;
                 *input = rest;
                 let name = std::str::from_utf8(name).ok()?;
@@ -110,11 +108,7 @@ mod tests {
             target.put(&mut out);
             assert_eq!(Target::take(&mut out.as_slice()), Some(target.clone()));
             for cut in 0..out.len() {
-                assert_eq!(
-                    Target::take(&mut &out[..cut]),
-                    None,
-                    "prefix of {cut} bytes of {target}"
-                );
+                assert_eq!(Target::take(&mut &out[..cut]), None, "prefix of {cut} bytes of {target}");
             }
         }
     }

@@ -48,10 +48,7 @@ mod tests {
     #[test]
     fn examples_of_rfc_9000_appendix_a1_decode() {
         for (bytes, value) in [
-            (
-                &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..],
-                151_288_809_941_952_652,
-            ),
+            (&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..], 151_288_809_941_952_652),
             (&[0x9d, 0x7f, 0x3e, 0x7d], 494_878_333),
             (&[0x7b, 0xbd], 15_293),
             (&[0x25], 37),
@@ -71,11 +68,7 @@ mod tests {
             assert_eq!(out.len(), len(value));
             assert_eq!(take(&mut out.as_slice()), Some(value));
             for cut in 0..out.len() {
-                assert_eq!(
-                    take(&mut &out[..cut]),
-                    None,
-                    "prefix of {cut} bytes of {value}"
-                );
+                assert_eq!(take(&mut &out[..cut]), None, "prefix of {cut} bytes of {value}");
             }
         }
     }

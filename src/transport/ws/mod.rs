@@ -46,11 +46,7 @@ impl Tx {
     }
 }
 impl Rx {
-    pub fn poll_recv(
-        &mut self,
-        _cx: &mut Context<'_>,
-        _frames: &mut Vec<Frame>,
-    ) -> Poll<Result<(), LinkError>> {
+    pub fn poll_recv(&mut self, _cx: &mut Context<'_>, _frames: &mut Vec<Frame>) -> Poll<Result<(), LinkError>> {
         unimplemented!()
     }
 }

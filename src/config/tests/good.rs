@@ -1,0 +1,1 @@
+//! Good files and what they mean.
