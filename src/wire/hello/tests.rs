@@ -1,3 +1,5 @@
+//! HELLO and its answers: round trips, limits, later versions.
+
 use super::refusal::REFUSALS;
 use super::*;
 

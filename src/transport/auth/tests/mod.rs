@@ -1,7 +1,11 @@
+//! Whole handshakes over a pipe in memory, with paused time and an eavesdropper.
+
+mod pipe;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use tokio::sync::mpsc;
+use pipe::Pipe;
 
 use super::client::dial;
 use super::server::serve;
@@ -81,7 +85,7 @@ async fn a_replayed_first_message_costs_one_answer_and_never_makes_a_session() {
     let (a, b) = run(&mut client, server, &sites, &server_identity(SealWish::Auto)).await;
     a.unwrap();
     b.unwrap();
-    let recorded = tap.from_client();
+    let recorded = tap.of_client();
     assert_eq!(recorded.len(), 2, "first message and CONFIRM");
 
     let (mut replayer, mut server, tap) = Pipe::pair(Transport::Ws, None, None);
@@ -99,7 +103,7 @@ async fn a_replayed_first_message_costs_one_answer_and_never_makes_a_session() {
     };
     let ((), result) = tokio::join!(replay, respond);
     assert!(matches!(result, Err(AuthError::Unproven { ref peer }) if peer == "nl"), "{result:?}");
-    assert_eq!(tap.from_server().len(), 1);
+    assert_eq!(tap.of_server().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +161,7 @@ async fn who_sends_garbage_sees_an_open_silent_connection_for_a_while() {
         let open_for = start.elapsed();
         assert!(matches!(result, Err(AuthError::Stranger)), "{result:?}");
         assert!((TIMEOUT / 2..=TIMEOUT).contains(&open_for), "{open_for:?}");
-        assert!(tap.from_server().is_empty(), "{SILENT}");
+        assert!(tap.of_server().is_empty(), "{SILENT}");
     }
 }
 
@@ -188,9 +192,9 @@ async fn a_flood_before_authentication_ends_at_the_byte_limit() {
     let allowance = Allowance { bytes: 10_000, time: TIMEOUT };
     assert!(serve(&mut server, &id, &Known::default(), allowance).await.is_err());
     assert_eq!(start.elapsed(), Duration::ZERO, "nothing is waited for once the bytes are used up");
-    let unread = std::iter::from_fn(|| server.rx.try_recv().ok()).count();
+    let unread = server.unread();
     assert!((990..=991).contains(&unread), "10 kB are ten messages with their cost, {unread} were left");
-    assert!(tap.from_server().is_empty(), "{SILENT}");
+    assert!(tap.of_server().is_empty(), "{SILENT}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +204,7 @@ async fn a_message_longer_than_a_handshake_message_is_not_taken_in() {
     let id = server_identity(SealWish::Auto);
     let result = serve(&mut server, &id, &Known::default(), Allowance::default()).await;
     assert!(matches!(result, Err(AuthError::Link(LinkError::TooLong { .. }))), "{result:?}");
-    assert!(tap.from_server().is_empty(), "{SILENT}");
+    assert!(tap.of_server().is_empty(), "{SILENT}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,7 +355,7 @@ async fn lengths_on_the_wire_do_not_show_lengths_of_names() {
             let (mut client, server, tap) = Pipe::pair(Transport::Ws, None, None);
             let (client, _) = run(&mut client, server, &sites, &server_identity(SealWish::Auto)).await;
             client.unwrap();
-            lengths[i].push(tap.from_client()[0].len());
+            lengths[i].push(tap.of_client()[0].len());
         }
     }
     for lengths in &lengths {
@@ -570,91 +574,4 @@ fn key(fill: u8) -> PrivateKey {
 
 fn windows(n: u64) -> Windows {
     Windows { stream: n << 16, session: varint::MAX - n }
-}
-
-type Sent = std::sync::Arc<Mutex<Vec<(bool, Vec<u8>)>>>;
-
-/// One end of a connection in memory.
-struct Pipe {
-    is_client: bool,
-    transport: Transport,
-    exporter: Option<[u8; 32]>,
-    tx: Option<mpsc::UnboundedSender<Vec<u8>>>,
-    rx: mpsc::UnboundedReceiver<Vec<u8>>,
-    sent: Sent,
-    count: usize,
-    /// Message and byte to change on its way.
-    corrupt: Option<(usize, usize)>,
-}
-
-/// Who listens in.
-struct Tap(Sent);
-
-impl Tap {
-    fn from_client(&self) -> Vec<Vec<u8>> {
-        self.from(true)
-    }
-
-    fn from_server(&self) -> Vec<Vec<u8>> {
-        self.from(false)
-    }
-
-    fn from(&self, client: bool) -> Vec<Vec<u8>> {
-        self.0.lock().unwrap().iter().filter(|(by, _)| *by == client).map(|(_, message)| message.clone()).collect()
-    }
-}
-
-impl Pipe {
-    fn pair(transport: Transport, client: Option<[u8; 32]>, server: Option<[u8; 32]>) -> (Self, Self, Tap) {
-        let (up, from_client) = mpsc::unbounded_channel();
-        let (down, from_server) = mpsc::unbounded_channel();
-        let sent = Sent::default();
-        let end = |is_client, exporter, tx, rx| Self {
-            is_client,
-            transport,
-            exporter,
-            tx: Some(tx),
-            rx,
-            sent: sent.clone(),
-            count: 0,
-            corrupt: None,
-        };
-        (end(true, client, up, from_server), end(false, server, down, from_client), Tap(sent.clone()))
-    }
-
-    fn close(&mut self) {
-        self.tx = None;
-        self.rx.close();
-    }
-}
-
-impl Messages for Pipe {
-    async fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
-        let mut message = message.to_vec();
-        if let Some((index, at)) = self.corrupt
-            && index == self.count
-        {
-            message[at] ^= 0x10;
-        }
-        self.count += 1;
-        self.sent.lock().unwrap().push((self.is_client, message.clone()));
-        let tx = self.tx.as_ref().ok_or(LinkError::Closed)?;
-        tx.send(message).map_err(|_| LinkError::Closed)
-    }
-
-    async fn recv(&mut self, max: usize) -> Result<Vec<u8>, LinkError> {
-        let message = self.rx.recv().await.ok_or(LinkError::Closed)?;
-        if message.len() > max {
-            return Err(LinkError::TooLong { len: message.len() as u64, max });
-        }
-        Ok(message)
-    }
-
-    fn exporter(&self) -> Option<[u8; 32]> {
-        self.exporter
-    }
-
-    fn transport(&self) -> Transport {
-        self.transport
-    }
 }
