@@ -14,6 +14,32 @@ fn hello_survives_the_wire_with_and_without_padding() {
     }
 }
 
+/// The seeds of the fuzz target were written by hand from the tables of `docs/protocol-handshake.md`.
+#[test]
+fn bytes_written_by_hand_from_the_tables_read_as_what_they_say() {
+    let plain = Hello::decode(include_bytes!("../../../tests/fuzz/corpus/hello/hello-new.bin")).unwrap();
+    let expected = Hello {
+        versions: Versions { min: 1, max: 1 },
+        session: SessionId::NEW,
+        exporter: None,
+        seal: SealWish::Auto,
+        aes: false,
+        windows: Windows { stream: 256 << 10, session: 64 << 20 },
+        ..hello()
+    };
+    assert_eq!(text(&plain), text(&expected));
+    let full = include_bytes!("../../../tests/fuzz/corpus/hello/hello-quic-exporter-padded.bin");
+    let expected = Hello { transport: Transport::Quic, uplink: "lte".to_owned(), ..hello() };
+    assert_eq!(text(&Hello::decode(full).unwrap()), text(&expected));
+    let extended = include_bytes!("../../../tests/fuzz/corpus/hello/hello-extension.bin");
+    assert_eq!(text(&Hello::decode(extended).unwrap()), text(&plain));
+    let sealed = include_bytes!("../../../tests/fuzz/corpus/hello/welcome-sealed.bin");
+    let windows = Windows { stream: 256 << 10, session: 64 << 20 };
+    assert_eq!(decode_answer(sealed), Ok(Ok(Welcome { windows, ..welcome() })));
+    let refused = include_bytes!("../../../tests/fuzz/corpus/hello/refused-version.bin");
+    assert_eq!(decode_answer(refused).unwrap().unwrap_err().code, RefusalCode::Version);
+}
+
 #[test]
 fn every_transport_survives_the_wire() {
     for transport in [Transport::Ws, Transport::Quic, Transport::Mem] {

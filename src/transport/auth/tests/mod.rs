@@ -1,5 +1,6 @@
 //! Whole handshakes over a pipe in memory, with paused time and an eavesdropper.
 
+mod over_mem;
 mod pipe;
 
 use std::collections::BTreeMap;
