@@ -28,8 +28,8 @@ pub mod config;
 pub mod admin;
 
 pub mod cli;
-//pub mod site;
+pub mod site;
 
-//pub mod client;
+pub mod client;
 pub mod demo;
-//pub mod server;
+pub mod server;

@@ -52,8 +52,7 @@ pub(super) fn bind(listen: &Listen) -> anyhow::Result<Bound> {
         TransportKind::Quic => {
             let certificates = certificates.context("QUIC needs a certificate")?;
             let tls = tls::server_config(certificates, &[ALPN_H3])?;
-            let listener =
-                quic::Listener::bind(listen.address, &tls, quic::Params::default()).with_context(named)?;
+            let listener = quic::Listener::bind(listen.address, &tls, quic::Params::default()).with_context(named)?;
             Ok(Bound { address: listener.local_addr().with_context(named)?, socket: Socket::Quic(listener) })
         }
         TransportKind::Ws | TransportKind::Mem => {
@@ -68,9 +67,7 @@ pub(super) fn bind(listen: &Listen) -> anyhow::Result<Bound> {
 
 fn load(certificate: &Certificate) -> anyhow::Result<Certificates> {
     let source = match certificate {
-        Certificate::Files { chain, key } => {
-            CertSource::Files { certificate: chain.clone(), private_key: key.clone() }
-        }
+        Certificate::Files { chain, key } => CertSource::Files { certificate: chain.clone(), private_key: key.clone() },
         Certificate::SelfSigned => CertSource::SelfSigned { names: Vec::new() },
     };
     Certificates::load(source).context("certificate")
@@ -99,8 +96,7 @@ impl Acceptor {
             config::SealMode::Always => SealWish::Always,
         };
         let windows = params::windows(&config.performance);
-        let identity =
-            ServerIdentity::new(config.site.private_key.clone(), config.site.name.clone(), wish, windows)?;
+        let identity = ServerIdentity::new(config.site.private_key.clone(), config.site.name.clone(), wish, windows)?;
         let gate = Gate::new(GateParams {
             allowance: Allowance { time: config.handshake.timeout, ..Allowance::default() },
             ..GateParams::default()

@@ -48,8 +48,7 @@ impl Hub {
             .iter()
             .enumerate()
             .map(|(index, peer)| {
-                let known =
-                    Peer { name: peer.name.clone(), psk: peer.psk.clone(), index, worker: index % count };
+                let known = Peer { name: peer.name.clone(), psk: peer.psk.clone(), index, worker: index % count };
                 (peer.public_key, known)
             })
             .collect();

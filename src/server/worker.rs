@@ -129,11 +129,8 @@ impl Worker {
         let Some(peer) = self.peers.get(&peer) else { return };
         let known = peer.sessions.borrow().get(&admitted.session).cloned();
         let shell = known.unwrap_or_else(|| self.found(peer, &admitted));
-        let moved = if self.foreign {
-            transport::rehome(admitted.tx, admitted.rx)
-        } else {
-            Ok((admitted.tx, admitted.rx))
-        };
+        let moved =
+            if self.foreign { transport::rehome(admitted.tx, admitted.rx) } else { Ok((admitted.tx, admitted.rx)) };
         let (tx, rx) = match moved {
             Ok(halves) => halves,
             Err(error) => {

@@ -392,7 +392,7 @@ impl Session {
     /// Frees what both halves hold; what was received counts as taken.
     fn drop_halves(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.recv.discard();
+        self.received += stream.recv.discard();
         self.retained -= stream.send.cut();
         if stream.counted {
             stream.counted = false;
@@ -412,12 +412,15 @@ impl Session {
             return;
         }
         stream.stop = Some(code);
-        let dropped = stream.recv.discard();
-        if !stream.recv.is_complete() {
+        self.received += stream.recv.discard();
+        let owed = stream.recv.high() - stream.given;
+        if stream.recv.is_complete() {
+            self.ack_now(id);
+        } else {
             stream.due.stop = true;
             self.queue_control(id);
         }
-        self.release(id, dropped as usize, now);
+        self.release(id, owed as usize, now);
     }
 
     /// Next bytes in order, if any have arrived.

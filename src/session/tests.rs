@@ -335,7 +335,12 @@ impl World {
             }
         }
         for (at, host) in self.hosts.iter().enumerate() {
-            assert!(host.session.is_empty(), "host {at} keeps {:?}", host.session.ids().collect::<Vec<_>>());
+            assert!(
+                host.session.is_empty(),
+                "host {at} keeps {:#?} of {:?}",
+                host.session.streams.values().next(),
+                host.session.ids().collect::<Vec<_>>()
+            );
             assert_eq!(host.session.buffered(), (0, 0), "host {at} keeps bytes");
         }
         for ((id, writer), tube) in &self.tubes {

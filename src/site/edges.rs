@@ -46,8 +46,7 @@ impl Edges {
     /// # Errors
     /// Names the address that cannot be bound.
     pub fn bind(forwards: &[Forward], socks5: Option<&Socks5>) -> anyhow::Result<Self> {
-        let forwards =
-            forwards.iter().map(|f| Ok((bind(f.listen)?, f.clone()))).collect::<anyhow::Result<Vec<_>>>()?;
+        let forwards = forwards.iter().map(|f| Ok((bind(f.listen)?, f.clone()))).collect::<anyhow::Result<Vec<_>>>()?;
         let socks5 = socks5.map(|s| bind(s.listen)).transpose()?;
         Ok(Self { forwards, socks5 })
     }

@@ -154,7 +154,7 @@ fn a_finished_lane_is_forgotten_on_both_sides_and_its_place_used_again() {
             assert_eq!(got.len(), 2);
             // Let the news of the freed lane travel back.
             batch.clear();
-            batch.frame(Lane::Control, &Frame::Drain, false);
+            batch.frame(Lane::Control, &Frame::Drain { session: false }, false);
             send(&mut link.server.0, &batch).await.unwrap();
             recv(&mut link.client.1).await.unwrap();
         }
@@ -171,7 +171,7 @@ fn a_last_part_without_frames_ends_a_lane() {
         recv(&mut link.server.1).await.unwrap();
         assert_eq!(link.server.1.lanes(), 2);
         let mut batch = Batch::default();
-        batch.frame(Lane::Control, &Frame::Drain, false);
+        batch.frame(Lane::Control, &Frame::Drain { session: false }, false);
         batch.end(StreamId(2));
         send(&mut link.client.0, &batch).await.unwrap();
         while link.server.1.lanes() > 1 {
@@ -234,7 +234,7 @@ fn a_full_lane_holds_up_no_other() {
             batch.data(StreamId(2), n * 65_536, Bytes::from(vec![1; 65_536]));
         }
         batch.data(StreamId(4), 0, Bytes::from_static(b"beside"));
-        batch.frame(Lane::Control, &Frame::Drain, false);
+        batch.frame(Lane::Control, &Frame::Drain { session: false }, false);
         poll_fn(|cx| link.client.0.poll_ready(cx)).await.unwrap();
         link.client.0.start_send(&batch).unwrap();
         let full = link.client.0.poll_ready(&mut Context::from_waker(Waker::noop()));
@@ -245,7 +245,7 @@ fn a_full_lane_holds_up_no_other() {
                 match frame {
                     Frame::Data { stream: StreamId(4), bytes, .. } => beside = bytes == b"beside"[..],
                     Frame::Data { bytes, .. } => first += bytes.len(),
-                    other => control = other == Frame::Drain,
+                    other => control = other == Frame::Drain { session: false },
                 }
             }
         }
@@ -258,11 +258,11 @@ fn a_close_delivers_what_was_sent_before_it_and_is_seen_as_orderly() {
     run(async {
         let mut link = pair(Params::default(), Params::default()).await;
         let mut batch = Batch::default();
-        batch.frame(Lane::Control, &Frame::Drain, false);
+        batch.frame(Lane::Control, &Frame::Drain { session: false }, false);
         send(&mut link.client.0, &batch).await.unwrap();
         let close = async { poll_fn(|cx| link.client.0.poll_close(cx)).await.unwrap() };
         let see = async {
-            assert_eq!(recv(&mut link.server.1).await.unwrap(), [Frame::Drain]);
+            assert_eq!(recv(&mut link.server.1).await.unwrap(), [Frame::Drain { session: false }]);
             assert!(matches!(recv(&mut link.server.1).await, Err(LinkError::Closed)));
             assert!(matches!(recv(&mut link.server.1).await, Err(LinkError::Closed)), "and stays so");
         };
