@@ -115,9 +115,9 @@ impl Quantity for Bitrate {
 }
 
 impl<'a> Section<'a> {
-    /// Reads the document with `read`, then complains about keys that nothing asked for.
-    pub(super) fn document<T>(cx: Context<'a>, table: &'a DeTable<'a>, read: impl FnOnce(&Self) -> T) -> T {
-        Self::scope(Self::new(cx, String::new(), Some(table), None), read)
+    /// The document as a whole.
+    pub(super) fn document(cx: Context<'a>, table: &'a DeTable<'a>) -> Self {
+        Self::new(cx, String::new(), Some(table), None)
     }
 
     fn new(cx: Context<'a>, path: String, table: Option<&'a DeTable<'a>>, span: Option<Range<usize>>) -> Self {
@@ -182,7 +182,16 @@ impl<'a> Section<'a> {
         self.has(key).then(|| self.subsection(key, read))
     }
 
+    /// Reads some keys of the section `key`, of which it may have others.
+    pub(super) fn glance<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> T {
+        read(&self.open(key))
+    }
+
     fn subsection<T>(&self, key: &str, read: impl FnOnce(&Self) -> T) -> T {
+        Self::scope(self.open(key), read)
+    }
+
+    fn open(&self, key: &str) -> Self {
         let path = self.join(key);
         let (table, span) = match self.raw(key) {
             Some(raw) => match raw.get_ref() {
@@ -194,7 +203,7 @@ impl<'a> Section<'a> {
             },
             None => (None, None),
         };
-        Self::scope(Self::new(self.cx, path, table, span), read)
+        Self::new(self.cx, path, table, span)
     }
 
     /// Reads each entry of the array of tables `key` (`[[key]]`).
@@ -349,7 +358,8 @@ impl<'a> Section<'a> {
         self.cx.report.know(self.join(key), shape());
     }
 
-    fn complain_about_unknown_keys(&self) {
+    /// Complains about keys that nothing has asked for.
+    pub(super) fn complain_about_unknown_keys(&self) {
         let asked = self.asked.borrow();
         for (key, _) in self.table.into_iter().flat_map(|t| t.iter()) {
             let name = key.get_ref().as_ref();

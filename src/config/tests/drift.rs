@@ -148,7 +148,8 @@ fn documentation_has_a_row_for_every_key_with_its_type_default_and_range() {
             };
             let plain = |text: &str| canonical(kind, text.trim_matches('`'));
             let row = rows.remove(&path);
-            let matches = row.is_some_and(|row| row[0] == kind && plain(&row[1]) == plain(&default) && row[2] == allowed);
+            let matches =
+                row.is_some_and(|row| row[0] == kind && plain(&row[1]) == plain(&default) && row[2] == allowed);
             if !matches {
                 faults.push(format!("{heading}: | `{path}` | {kind} | {default} | {allowed} |"));
             }
