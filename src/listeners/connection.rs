@@ -4,7 +4,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::{Counters, Unopened};
-use crate::edge::{End, Flow, StreamEnd, relay};
+use crate::runtime::edge::{End, Flow, StreamEnd, relay};
 
 /// Carries a connection to its end, and counts it.
 pub(super) async fn carry<S: StreamEnd>(socket: &mut TcpStream, flow: &mut Flow<S>, counters: &Counters) {

@@ -1,7 +1,7 @@
 //! What one listener has seen. Every accepted connection ends in exactly one of the counters that follow `accepted`, so
 //! `accepted` less their sum is the number of connections open at the moment.
 
-use crate::edge::{Counter, End, Traffic};
+use crate::runtime::edge::{Counter, End, Traffic};
 use crate::wire::code::Code;
 
 /// Counters of one listener.
@@ -65,12 +65,9 @@ impl Counters {
             | Code::TimedOut
             | Code::Unsupported => self.refused.inc(),
             Code::Limit => self.limited.inc(),
-            Code::Done
-            | Code::Reset
-            | Code::Violation
-            | Code::GoingAway
-            | Code::SessionLost
-            | Code::Other => self.reset_remote.inc(),
+            Code::Done | Code::Reset | Code::Violation | Code::GoingAway | Code::SessionLost | Code::Other => {
+                self.reset_remote.inc()
+            }
         }
     }
 }

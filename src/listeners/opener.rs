@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::edge::StreamEnd;
+use crate::runtime::edge::StreamEnd;
 use crate::runtime::stream::{SessionRef, StreamError, TunnelStream};
 use crate::wire::frame::Class;
 use crate::wire::target::Target;

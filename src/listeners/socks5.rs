@@ -20,7 +20,7 @@ use tracing::{Instrument, debug, debug_span};
 use super::accept::{Accept, accept_each};
 use super::connection::{carry, unopened};
 use super::{Counters, Opener, Unopened};
-use crate::edge::{Flow, StreamEnd, relay};
+use crate::runtime::edge::{Flow, StreamEnd, relay};
 use crate::runtime::stream::StreamError;
 use crate::wire::code::Code;
 use crate::wire::frame::Class;

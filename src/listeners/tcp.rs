@@ -10,7 +10,7 @@ use tracing::{Instrument, debug_span};
 use super::accept::{Accept, accept_each};
 use super::connection::{carry, unopened};
 use super::{Counters, Opener};
-use crate::edge::{Flow, StreamEnd, relay};
+use crate::runtime::edge::{Flow, StreamEnd, relay};
 use crate::wire::frame::Class;
 use crate::wire::target::Target;
 
