@@ -18,8 +18,6 @@ pub mod transport;
 
 pub mod runtime;
 
-pub mod edge;
-
 pub mod connectors;
 pub mod listeners;
 
