@@ -1,1 +1,0 @@
-//! The handshake that admits a connection to a session.
