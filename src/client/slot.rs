@@ -41,6 +41,9 @@ impl Slot {
         let mut attempts = 0u32;
         loop {
             self.pool.until(|wanted| wanted > self.place).await;
+            if self.site.is_closing() {
+                return;
+            }
             attempts += 1;
             self.report(|dial| dial.dialling(attempts));
             let wait = match self.attempt().await {

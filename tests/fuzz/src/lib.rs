@@ -7,6 +7,12 @@
 
 #[path = "../fuzz_targets/frame.rs"]
 pub mod frame;
+#[path = "../fuzz_targets/handshake.rs"]
+pub mod handshake;
+#[path = "../fuzz_targets/hello.rs"]
+pub mod hello;
+#[path = "../fuzz_targets/seal.rs"]
+pub mod seal;
 #[path = "../fuzz_targets/target.rs"]
 pub mod target;
 #[path = "../fuzz_targets/varint.rs"]
@@ -16,7 +22,14 @@ pub mod varint;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets by name.
-pub const TARGETS: &[Target] = &[("frame", frame::run), ("target", target::run), ("varint", varint::run)];
+pub const TARGETS: &[Target] = &[
+    ("frame", frame::run),
+    ("handshake", handshake::run),
+    ("hello", hello::run),
+    ("seal", seal::run),
+    ("target", target::run),
+    ("varint", varint::run),
+];
 
 /// Runs the target called `name`.
 ///
