@@ -107,6 +107,14 @@ impl Incoming {
         self.decoder.next(&mut self.plain)
     }
 
+    /// Whether the peer has asked for a new key of ours since the last call.
+    pub(super) fn take_key_request(&mut self) -> bool {
+        match &mut self.source {
+            Source::Records(_, opening) => opening.opener.take_update_request(),
+            Source::Plain(_) | Source::Rustls(_) => false,
+        }
+    }
+
     /// Waits for more bytes. To be called when [`Self::next`] has nothing.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         let before = self.plain.len();

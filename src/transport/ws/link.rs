@@ -89,7 +89,12 @@ impl Raw {
                         return Ok(payload.to_vec());
                     }
                 }
-                Ok(None) => poll_fn(|cx| self.incoming.poll_fill(cx)).await?,
+                Ok(None) => {
+                    poll_fn(|cx| self.incoming.poll_fill(cx)).await?;
+                    if self.incoming.take_key_request() {
+                        self.outgoing.update_key()?;
+                    }
+                }
                 Err(error) => return Err(refuse(error, &mut self.outgoing)),
             }
         }
@@ -189,6 +194,10 @@ impl Tx {
     pub(super) fn held(&self) -> usize {
         lock(&self.outgoing).held()
     }
+
+    pub(super) fn set_records_max(&self, max: u64) {
+        lock(&self.outgoing).set_records_max(max);
+    }
 }
 
 /// How many of `parts` go into the next message. At least one.
@@ -266,7 +275,12 @@ impl Rx {
                     }
                 }
                 Ok(None) if frames.len() > before => return Poll::Ready(Ok(())),
-                Ok(None) => ready!(self.incoming.poll_fill(cx))?,
+                Ok(None) => {
+                    ready!(self.incoming.poll_fill(cx))?;
+                    if self.incoming.take_key_request() {
+                        lock(&self.outgoing).update_key()?;
+                    }
+                }
                 Err(error) => return Poll::Ready(Err(refuse(error, &mut lock(&self.outgoing)))),
             }
         }
