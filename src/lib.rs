@@ -18,8 +18,6 @@ pub mod transport;
 
 pub mod runtime;
 
-pub mod edge;
-
 pub mod connectors;
 pub mod listeners;
 
@@ -28,6 +26,8 @@ pub mod config;
 pub mod admin;
 
 pub mod cli;
+pub mod site;
+
 pub mod client;
 pub mod demo;
 pub mod server;

@@ -15,3 +15,12 @@ pub mod profile;
 pub mod rng;
 
 pub mod units;
+
+#[cfg(target_os = "linux")]
+pub mod emulator;
+#[cfg(target_os = "linux")]
+pub mod lab;
+#[cfg(target_os = "linux")]
+pub mod probe;
+#[cfg(target_os = "linux")]
+pub mod sys;

@@ -104,7 +104,8 @@ const POOL_MAX: u16 = 64;
 pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let occupied = Occupied::default();
     let site = root.required_table("site", Site::read);
-    let server = root.required_table("server", server);
+    let own = site.as_ref().map(|site| site.private_key.public());
+    let server = root.required_table("server", |section| server(section, own));
     let uplinks = root.tables("uplink", uplink);
     if !root.has("uplink") {
         root.fail("at least one [[uplink]] is needed");
@@ -117,9 +118,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let retry = root.table("retry", Retry::read);
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
-    let admin = root.table("admin", |section| Admin::read(section, site.as_ref()));
+    let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    root.complain_about_unknown_keys();
     Some(Client {
         site: site?,
         server: server?,
@@ -137,8 +139,8 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     })
 }
 
-fn server(section: &Section<'_>) -> Option<ServerIdentity> {
-    let public_key = keyfile::public(section, "public_key");
+fn server(section: &Section<'_>, own: Option<PublicKey>) -> Option<ServerIdentity> {
+    let public_key = keyfile::public(section, "public_key", own);
     let psk = keyfile::from_file(section, "psk_file", "none", Psk::from_base64);
     Some(ServerIdentity { public_key: public_key?, psk })
 }

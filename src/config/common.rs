@@ -1,6 +1,6 @@
 //! Sections that both sides have.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::reader::Section;
@@ -113,7 +113,7 @@ pub enum SealMode {
 
 impl Site {
     pub(super) fn read(section: &Section<'_>) -> Option<Self> {
-        let name = section.parsed("name", Shape::required("string", NAME), |text| name(text));
+        let name = Self::read_name(section);
         let file = keyfile::from_file(section, "private_key_file", "see `private_key_env`", PrivateKey::from_base64);
         let env = keyfile::from_env(section, "private_key_env", "none", PrivateKey::from_base64);
         match (section.has("private_key_file"), section.has("private_key_env")) {
@@ -124,6 +124,10 @@ impl Site {
             _ => {}
         }
         Some(Self { name: name?, private_key: file.or(env)? })
+    }
+
+    pub(super) fn read_name(section: &Section<'_>) -> Option<String> {
+        section.parsed("name", Shape::required("string", NAME), name)
     }
 }
 
@@ -178,8 +182,8 @@ impl Handshake {
 }
 
 impl Admin {
-    /// Without a key, [`default_socket`] for this site.
-    pub(super) fn read(section: &Section<'_>, site: Option<&Site>) -> Self {
+    /// Without a key, the default for the site of this name.
+    pub(super) fn read(section: &Section<'_>, site: Option<&str>) -> Self {
         let shape = Shape::optional("path", "see below", "a path, \"none\"");
         let socket = section.parsed("socket", shape, |text| match text {
             "" => Err("is empty"),
@@ -187,7 +191,7 @@ impl Admin {
             path if path.len() > SOCKET_PATH_MAX => Err("is too long for the path of a socket (100 bytes)"),
             path => Ok(Some(section.cx.dir.join(path))),
         });
-        let default = || site.and_then(|site| default_socket(&site.name, section.cx.env));
+        let default = || Some(socket_dir(section.cx.env)?.join(format!("{}.sock", site?)));
         Self { socket: socket.unwrap_or_else(default) }
     }
 }
@@ -231,24 +235,23 @@ pub(super) fn name(text: &str) -> Result<String, &'static str> {
     if first && text.len() <= 64 && text.bytes().all(good) { Ok(text.to_owned()) } else { Err("is not a name") }
 }
 
-/// Where a site's status socket is when the configuration does not say: `/run/ghostwire/SITE.sock` for root and for
-/// whom that directory belongs to (systemd's `RuntimeDirectory=`), else `$XDG_RUNTIME_DIR/ghostwire/SITE.sock`. `None`
-/// when there is neither.
-pub fn default_socket(site: &str, env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    socket_dir(env).map(|dir| dir.join(format!("{site}.sock")))
+/// Where status sockets may be: the system's directory, and that of the user when there is one.
+pub fn socket_dirs(env: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    let runtime = env("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    std::iter::once(PathBuf::from(SYSTEM_DIR)).chain(runtime.map(|dir| dir.join("ghostwire"))).collect()
 }
 
-/// The directory of [`default_socket`], which may not exist yet.
-pub fn socket_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+/// The one of [`socket_dirs`] that is this process's: the system's for root and for whom that directory belongs to
+/// (systemd's `RuntimeDirectory=`), else the user's.
+fn socket_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
-    let system = Path::new("/run/ghostwire");
     let user = effective_user();
-    if user == Some(0) || (user.is_some() && std::fs::metadata(system).is_ok_and(|m| Some(m.uid()) == user)) {
-        return Some(system.to_owned());
-    }
-    let runtime = PathBuf::from(env("XDG_RUNTIME_DIR")?);
-    runtime.is_absolute().then(|| runtime.join("ghostwire"))
+    let owned = || std::fs::metadata(SYSTEM_DIR).is_ok_and(|dir| Some(dir.uid()) == user);
+    let [system, users @ ..] = &socket_dirs(env)[..] else { return None };
+    if user == Some(0) || owned() { Some(system.clone()) } else { users.first().cloned() }
 }
+
+const SYSTEM_DIR: &str = "/run/ghostwire";
 
 /// From `/proc/self/status` (proc(5): real, effective, saved, file system), as the standard library has no call for it and
 /// the owner of `/proc/self` is root for programs with capabilities.

@@ -14,10 +14,14 @@ use crate::config::{KeyError, PublicKey};
 /// More than this is not a key file: 44 characters, a newline, some room.
 const FILE_MAX: u64 = 1024;
 
-/// The public key that stands in the file itself.
-pub(super) fn public(section: &Section<'_>, key: &'static str) -> Option<PublicKey> {
+/// The public key of another site, which stands in the file itself. It is not this site's `own`.
+pub(super) fn public(section: &Section<'_>, key: &'static str, own: Option<PublicKey>) -> Option<PublicKey> {
     let shape = Shape::required("string", "44 characters, as `ghostwire keygen` prints them");
-    section.parsed(key, shape, |text| text.parse().map_err(|error: KeyError| format!("is not a public key: {error}")))
+    section.parsed(key, shape, |text| match text.parse::<PublicKey>() {
+        Ok(public) if Some(public) == own => Err("is this site's own key; the other site's is needed".to_owned()),
+        Ok(public) => Ok(public),
+        Err(error) => Err(format!("is not a public key: {error}")),
+    })
 }
 
 /// The secret in the file that `key` names.

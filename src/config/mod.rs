@@ -39,8 +39,7 @@ use crate::config::shape::Key;
 pub use crate::config::addr::Host;
 pub use crate::config::client::{Client, PoolSize, ServerIdentity, Uplink};
 pub use crate::config::common::{
-    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Retry, SealMode, Site, default_socket,
-    socket_dir,
+    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Retry, SealMode, Site, socket_dirs,
 };
 pub use crate::config::endpoint::{Endpoint, Verify};
 pub use crate::config::forward::{Forward, Socks5};
@@ -84,6 +83,18 @@ pub fn load_server(file: &Path) -> Result<Server, Errors> {
 /// Everything that is wrong with it.
 pub fn load_any(file: &Path) -> Result<Config, Errors> {
     parse_any(file, &text_of(file)?)
+}
+
+/// Loads what a file of either side says about local control, whatever it says about other things. Needs no keys.
+///
+/// # Errors
+/// What is wrong with that.
+pub fn load_admin(file: &Path) -> Result<Admin, Errors> {
+    parse(file, &text_of(file)?, &environment, &[], |root| {
+        let name = root.glance("site", Site::read_name);
+        Some(root.glance("admin", |section| Admin::read(section, name.as_deref())))
+    })
+    .0
 }
 
 /// As [`load_any`], for a text that is at hand. Relative paths in it are relative to the directory of `file`, which is not
@@ -160,7 +171,7 @@ fn parse<T>(
     if errors.is_empty() {
         let dir = file.parent().unwrap_or(Path::new(""));
         let cx = Context { text, dir, env, report: &report, hints };
-        value = Section::document(cx, table.get_ref(), read);
+        value = read(&Section::document(cx, table.get_ref()));
         if value.is_none() && report.is_clean() {
             report.add(None, "cannot be used".into());
         }

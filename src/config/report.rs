@@ -71,9 +71,11 @@ impl Report {
         self.starts.partition_point(|start| *start <= offset)
     }
 
-    /// Notes an issue at the start of `span`. The same issue is kept once.
+    /// Notes an issue at the start of `span`. The same issue is kept once. Names from the file may hold anything; what
+    /// would break the line or move a terminal's cursor is escaped.
     pub(super) fn add(&self, span: Option<&Range<usize>>, message: String) {
         let line = span.map(|s| self.line(s.start));
+        let message = if message.contains(char::is_control) { escaped(&message) } else { message };
         self.issues.borrow_mut().insert(Issue { line, message });
     }
 
@@ -90,6 +92,10 @@ impl Report {
     pub(super) fn finish(self) -> (Vec<Issue>, Vec<Key>) {
         (self.issues.into_inner().into_iter().collect(), self.keys.into_inner())
     }
+}
+
+fn escaped(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// The candidate that a mistyped `word` most probably meant: fewest edits, at most a third of its letters.
@@ -148,6 +154,13 @@ mod tests {
     fn offsets_become_lines_counted_from_one() {
         let report = Report::new("a\nbc\n\nd");
         assert_eq!([0, 1, 2, 4, 5, 6, 99].map(|o| report.line(o)), [1, 1, 2, 2, 3, 4, 4]);
+    }
+
+    #[test]
+    fn an_issue_is_one_line_whatever_the_file_holds() {
+        let report = Report::new("");
+        report.add(None, "\"a\nb\u{1b}[2J\u{e9}\": unknown".into());
+        assert_eq!(report.finish().0[0].message, "\"a\\nb\\u{1b}[2J\u{e9}\": unknown");
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(super) const HINTS: &[(&str, &str)] = &[
 pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let occupied = Occupied::default();
     let site = root.required_table("site", Site::read);
+    let own = site.as_ref().map(|site| site.private_key.public());
     let listens = listen::list(root, &occupied);
     if !root.has("listen") {
         root.fail("at least one [[listen]] is needed");
@@ -79,7 +80,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         let workers = section.integer_as("workers", workers, 1..=WORKERS_MAX);
         (Performance::read(section, 10_000, ByteSize::from_mib(256)), workers)
     });
-    let mut peers = root.tables("peer", |entry| peer(entry, performance.max_streams));
+    let mut peers = root.tables("peer", |entry| peer(entry, own, performance.max_streams));
     if !root.has("peer") {
         root.fail("at least one [[peer]] is needed");
     }
@@ -98,9 +99,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     }
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
-    let admin = root.table("admin", |section| Admin::read(section, site.as_ref()));
+    let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
     Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal })
 }
@@ -112,9 +114,9 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(WORKERS_MAX as usize)
 }
 
-fn peer(entry: &Section<'_>, max_streams: u32) -> Option<Peer> {
+fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option<Peer> {
     let name = entry.parsed("name", Shape::required("string", common::NAME), common::name);
-    let public_key = keyfile::public(entry, "public_key");
+    let public_key = keyfile::public(entry, "public_key", own);
     let psk = keyfile::from_file(entry, "psk_file", "none", Psk::from_base64);
     let allow = allow::list(entry, "allow");
     let streams = Shape::optional("integer", "performance.max_streams", format!("1 to {STREAMS_MAX}"));

@@ -6,8 +6,18 @@
 pub mod clock;
 pub mod driver;
 mod link;
+pub mod random;
 pub mod shell;
+pub mod signal;
 pub mod stream;
 
 #[cfg(test)]
 mod tests;
+
+/// A runtime for one thread.
+///
+/// # Errors
+/// The system has no more file descriptors for it.
+pub fn thread() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

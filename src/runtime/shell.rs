@@ -202,6 +202,11 @@ impl Shell {
         value
     }
 
+    /// What the peer grants, as it said in the handshake.
+    pub fn grant(&self, stream: u64, session: u64) {
+        self.with(|engine, _| engine.session().set_peer_windows(stream, session));
+    }
+
     /// Whether a link is up.
     pub fn is_connected(&self) -> bool {
         self.core.borrow().engine.link_count() > 0

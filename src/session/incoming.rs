@@ -194,7 +194,16 @@ impl Session {
         if !stream.is_live() {
             return Ok(());
         }
-        if stream.recv.on_end(end)? {
+        let left = self.granted - self.received;
+        if end.saturating_sub(stream.recv.high()) > left {
+            return Err(Violation::Credit);
+        }
+        let (news, skipped) = stream.recv.on_end(end)?;
+        self.received += skipped;
+        if skipped > 0 {
+            self.release(id, skipped as usize, now);
+        }
+        if news {
             self.events.push_back(Event::Readable(id));
             self.ack_later(id, now);
         } else {
@@ -212,7 +221,7 @@ impl Session {
                 self.push_loose(Frame::ResetOk { stream: id, end });
                 return Ok(());
             }
-            return self.on_unknown(id);
+            return self.on_early_reset(id, end);
         };
         let high = stream.send.high();
         let was = stream.life.clone();
@@ -243,6 +252,23 @@ impl Session {
         Ok(())
     }
 
+    /// A RESET that overtook its OPEN, or whose OPEN was lost: the stream is over before it began.
+    fn on_early_reset(&mut self, id: StreamId, end: u64) -> Result<(), Violation> {
+        if id.opener() == self.side || self.seen.contains(id.index()) {
+            return self.on_unknown(id);
+        }
+        if end > self.params.stream_window || end > self.granted - self.received {
+            return Err(Violation::Credit);
+        }
+        if self.seen.mark(id.index()) == Mark::TooFar {
+            return Err(Violation::StreamNumber);
+        }
+        self.received += end;
+        self.give(end);
+        self.push_loose(Frame::ResetOk { stream: id, end: 0 });
+        Ok(())
+    }
+
     fn on_reset_ok(&mut self, id: StreamId, end: u64) -> Result<(), Violation> {
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
         let Life::ResetHere { code, reason } = stream.life.clone() else { return Ok(()) };
@@ -257,12 +283,14 @@ impl Session {
     /// The peer had sent up to `end` when the stream died: counts what never arrived as received and taken.
     fn settle_receipt(&mut self, id: StreamId, end: u64) -> Result<(), Violation> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        let missing = end.saturating_sub(stream.recv.high());
-        if missing > self.granted - self.received || end > stream.recv.credit().max(stream.recv.high()) {
+        if end.saturating_sub(stream.recv.high()) > self.granted - self.received {
             return Err(Violation::Credit);
         }
+        let missing = stream.recv.skip(end)?;
+        let owed = stream.recv.high() - stream.given;
+        stream.given += owed;
         self.received += missing;
-        self.give(missing);
+        self.give(owed);
         Ok(())
     }
 

@@ -392,7 +392,7 @@ impl Session {
     /// Frees what both halves hold; what was received counts as taken.
     fn drop_halves(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.recv.discard();
+        self.received += stream.recv.discard();
         self.retained -= stream.send.cut();
         if stream.counted {
             stream.counted = false;
@@ -412,12 +412,15 @@ impl Session {
             return;
         }
         stream.stop = Some(code);
-        let dropped = stream.recv.discard();
-        if !stream.recv.is_complete() {
+        self.received += stream.recv.discard();
+        let owed = stream.recv.high() - stream.given;
+        if stream.recv.is_complete() {
+            self.ack_now(id);
+        } else {
             stream.due.stop = true;
             self.queue_control(id);
         }
-        self.release(id, dropped as usize, now);
+        self.release(id, owed as usize, now);
     }
 
     /// Next bytes in order, if any have arrived.
@@ -542,6 +545,21 @@ impl Session {
             if id.opener() != self.side {
                 self.remote_live -= 1;
             }
+        }
+    }
+
+    /// What the peer's WELCOME or HELLO grants, for a session that began before it was heard. Never takes credit back.
+    pub fn set_peer_windows(&mut self, stream: u64, session: u64) {
+        self.params.peer_stream_window = self.params.peer_stream_window.max(stream);
+        let mut raised = Vec::new();
+        for held in self.streams.values_mut() {
+            if held.send.raise_credit(stream) {
+                raised.push(held.id);
+            }
+        }
+        self.on_credit(session);
+        for id in raised {
+            self.wake_sending(id);
         }
     }
 

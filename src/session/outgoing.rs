@@ -42,7 +42,7 @@ impl Session {
             if due.reset {
                 let frame = Frame::Reset { stream: id, code: *code, end: stream.send.high(), reason: reason.clone() };
                 batch.frame(Lane::Control, &frame, false);
-                batch.close_lane(id);
+                batch.end(id);
             }
             return;
         }

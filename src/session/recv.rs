@@ -102,14 +102,26 @@ impl RecvHalf {
         Ok(fresh)
     }
 
-    /// The stream ends at `end`. Returns whether that was news.
-    pub(crate) fn on_end(&mut self, end: u64) -> Result<bool, Violation> {
+    /// The stream ends at `end`. Returns whether that was news, and session credit spent by bytes that nobody waits for.
+    pub(crate) fn on_end(&mut self, end: u64) -> Result<(bool, u64), Violation> {
         if end < self.high || self.end.is_some_and(|known| known != end) || end > self.credit {
             return Err(Violation::FinalSize);
         }
         let news = self.end.is_none();
         self.end = Some(end);
-        Ok(news)
+        Ok((news, self.skip_to_end()))
+    }
+
+    /// A reader that wants no more does not wait for what is still missing: a sender that has heard so does not repeat
+    /// it.
+    fn skip_to_end(&mut self) -> u64 {
+        let Some(end) = self.end.filter(|_| self.discarding) else { return 0 };
+        let fresh = end - self.high;
+        self.high = end;
+        self.next = end;
+        self.early.clear();
+        self.early_len = 0;
+        fresh
     }
 
     fn push_ready(&mut self, offset: u64, mut bytes: Bytes) {
@@ -198,13 +210,12 @@ impl RecvHalf {
         self.ready_len + self.early_len
     }
 
-    /// Drops what is there and all that comes. Returns bytes to give back as session credit.
+    /// Drops what is there and all that comes. Returns session credit spent by bytes that nobody waits for.
     pub(crate) fn discard(&mut self) -> u64 {
         self.discarding = true;
-        let dropped = self.ready_len;
         self.ready.clear();
         self.ready_len = 0;
-        dropped
+        self.skip_to_end()
     }
 
     /// The local side took `count` bytes. Returns whether the peer should hear of new credit.
@@ -269,11 +280,11 @@ mod tests {
     #[test]
     fn the_end_is_acknowledged_as_one_more_byte_and_never_moves() {
         let mut half = half();
-        assert_eq!(half.on_end(3), Ok(true));
+        assert_eq!(half.on_end(3), Ok((true, 0)));
         assert_eq!(half.wanted(), 0);
         half.insert(0, Bytes::from_static(b"abc")).unwrap();
         assert_eq!(half.wanted(), 4);
-        assert_eq!(half.on_end(3), Ok(false));
+        assert_eq!(half.on_end(3), Ok((false, 0)));
         assert_eq!(half.on_end(4), Err(Violation::FinalSize));
         assert_eq!(half.insert(3, Bytes::from_static(b"d")), Err(Violation::FinalSize));
         assert!(!half.at_end());
@@ -318,8 +329,11 @@ mod tests {
     fn a_reader_that_left_costs_no_memory_and_gives_back_session_credit() {
         let mut half = half();
         half.insert(0, Bytes::from_static(b"abc")).unwrap();
-        assert_eq!(half.discard(), 3);
+        assert_eq!(half.discard(), 0);
         assert_eq!(half.insert(3, Bytes::from_static(b"de")), Ok(Arrival { fresh: 2, dropped: 2, readable: false }));
         assert_eq!(half.buffered(), 0);
+        half.insert(9, Bytes::from_static(b"k")).unwrap();
+        assert_eq!(half.on_end(20), Ok((true, 10)), "what is missing is not waited for");
+        assert!(half.is_complete() && half.buffered() == 0);
     }
 }

@@ -242,11 +242,7 @@ impl LinkRx {
     ///
     /// # Errors
     /// The link is lost; frames that arrived before the fault have been delivered by earlier calls or are in `frames`.
-    pub fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        frames: &mut Vec<Frame>,
-    ) -> Poll<Result<(), LinkError>> {
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, frames: &mut Vec<Frame>) -> Poll<Result<(), LinkError>> {
         match self {
             Self::Ws(rx) => rx.poll_recv(cx, frames),
             Self::Quic(rx) => rx.poll_recv(cx, frames),

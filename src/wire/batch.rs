@@ -73,10 +73,10 @@ impl Batch {
         self.parts.push(Part { lane, head: start..self.heads.len(), payload, last: false });
     }
 
-    /// Says that nothing more follows on a lane, without sending anything on it.
-    pub fn close_lane(&mut self, stream: StreamId) {
-        let at = self.heads.len();
-        self.parts.push(Part { lane: Lane::Stream(stream), head: at..at, payload: Bytes::new(), last: true });
+    /// Ends a lane without a frame: what its stream still had to say went another way, or is not wanted any more.
+    pub fn end(&mut self, stream: StreamId) {
+        let end = self.heads.len();
+        self.parts.push(Part { lane: Lane::Stream(stream), head: end..end, payload: Bytes::new(), last: true });
     }
 
     /// Bytes on the wire, before the link's own framing.

@@ -180,6 +180,60 @@ pub fn frame_len(input: &[u8]) -> Result<Option<usize>, FrameError> {
     Ok((input.len() >= total).then_some(total))
 }
 
+/// What stands at the front of some received bytes, for a receiver that takes payloads piece by piece.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Front {
+    /// Too few bytes to tell, or a frame other than DATA that is not whole yet.
+    Partial,
+    /// A DATA frame whose head is whole; its payload may not be.
+    Data(DataHead),
+    /// Another frame, or one unit of padding, that takes this many bytes.
+    Whole(usize),
+}
+
+/// Everything of a DATA frame but its payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DataHead {
+    /// Whose bytes follow.
+    pub stream: StreamId,
+    /// Where they belong; `offset + len` is below [`varint::MAX`].
+    pub offset: u64,
+    /// Bytes of payload, at most [`DATA_MAX`].
+    pub len: usize,
+    /// Bytes that the head itself takes.
+    pub head: usize,
+}
+
+/// Looks at the front of `input`: at most 40 bytes of it decide, unless it is a frame other than DATA.
+///
+/// # Errors
+/// Any [`FrameError`] that the bytes seen so far prove.
+pub fn front(input: &[u8]) -> Result<Front, FrameError> {
+    let mut rest = input;
+    if varint::take(&mut rest) != Some(DATA) {
+        return Ok(frame_len(input)?.map_or(Front::Partial, Front::Whole));
+    }
+    let Some(len) = varint::take(&mut rest) else { return Ok(Front::Partial) };
+    if len > (DATA_MAX + 16) as u64 {
+        return Err(FrameError::TooLong { kind: DATA, len, max: DATA_MAX + 16 });
+    }
+    let (len, start) = (len as usize, input.len() - rest.len());
+    let mut body = &rest[..len.min(rest.len())];
+    let whole = body.len() == len;
+    let (Some(stream), Some(offset)) = (varint::take(&mut body), varint::take(&mut body)) else {
+        return if whole { Err(FrameError::Malformed { kind: DATA }) } else { Ok(Front::Partial) };
+    };
+    let fields = rest.len().min(len) - body.len();
+    let payload = len - fields;
+    if payload > DATA_MAX {
+        return Err(FrameError::TooLong { kind: DATA, len: payload as u64, max: DATA_MAX });
+    }
+    if offset.checked_add(payload as u64).is_none_or(|end| end >= varint::MAX) {
+        return Err(FrameError::Malformed { kind: DATA });
+    }
+    Ok(Front::Data(DataHead { stream: StreamId(stream), offset, len: payload, head: start + fields }))
+}
+
 fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
     let bad = FrameError::Malformed { kind };
     let mut rest: &[u8] = &body;
@@ -424,6 +478,38 @@ mod tests {
                 assert_eq!(take(&mut Bytes::copy_from_slice(&out[..cut])), Err(FrameError::Truncated), "{frame:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_front_of_a_data_frame_is_known_before_its_payload_arrives() {
+        let mut out = Vec::new();
+        put_data_head(&mut out, StreamId(70), 1 << 40, 9_000);
+        let head = out.len();
+        let want = DataHead { stream: StreamId(70), offset: 1 << 40, len: 9_000, head };
+        assert_eq!(front(&out), Ok(Front::Data(want)));
+        for cut in 0..head {
+            assert_eq!(front(&out[..cut]), Ok(Front::Partial), "{cut} bytes of the head");
+        }
+        out.resize(head + 9_000, 7);
+        assert_eq!(front(&out), Ok(Front::Data(want)));
+        out.clear();
+        put(&mut out, &Frame::Drain { session: false });
+        assert_eq!(front(&out), Ok(Front::Whole(3)));
+    }
+
+    #[test]
+    fn the_front_of_a_data_frame_is_judged_as_the_whole_frame_is() {
+        // A body too short for its own fields, and an offset past the end of every stream.
+        for body in [&[5u8][..], &[5, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]] {
+            let mut out = vec![DATA as u8, body.len() as u8];
+            out.extend_from_slice(body);
+            assert_eq!(front(&out), Err(FrameError::Malformed { kind: DATA }));
+            assert_eq!(take(&mut Bytes::from(out)), Err(FrameError::Malformed { kind: DATA }));
+        }
+        let mut out = vec![DATA as u8];
+        varint::put(&mut out, (DATA_MAX + 3) as u64);
+        out.extend_from_slice(&[5, 0]);
+        assert!(matches!(front(&out), Err(FrameError::TooLong { .. })), "one byte more than a payload may have");
     }
 
     #[test]

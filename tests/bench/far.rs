@@ -1,16 +1,19 @@
-//! The far end of the load: what the tunnel dials. Runs on a thread of its own and does what the first byte of each
-//! connection asks for.
+//! The far end of the load: what the tunnel dials. Does what the first byte of each connection asks for.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{sleep, timeout};
 
+use crate::process::Process;
 use crate::sockets;
 
 /// Bytes in one write or read of a bulk flow.
@@ -23,68 +26,100 @@ pub(crate) const SOURCE: u8 = b'S';
 /// First byte: send back what comes.
 pub(crate) const ECHO: u8 = b'E';
 
-/// A running far end.
+/// First byte: answer every further byte with [`Counters`].
+const COUNTERS: u8 = b'C';
+
+/// A far end in a process of its own, so that neither end of the load runs out of files before what is measured does.
 #[derive(Debug)]
 pub(crate) struct Far {
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    counters: Arc<Counters>,
+    process: Option<Process>,
+    control: Mutex<TcpStream>,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    received: AtomicU64,
-    open: AtomicU64,
+/// What a far end has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Counters {
+    /// Bytes taken by connections that asked for [`DISCARD`].
+    pub(crate) received: u64,
+    /// Connections that are open, those that ask for counters left out.
+    pub(crate) open: u64,
 }
 
 impl Far {
-    /// Starts listening on `at`.
-    pub(crate) fn start(at: SocketAddr) -> Result<Self> {
-        let counters = Arc::<Counters>::default();
-        let shared = Arc::clone(&counters);
-        let (tell, told) = std::sync::mpsc::channel();
-        thread::Builder::new().name("far".into()).spawn(move || {
-            let outcome = runtime().and_then(|runtime| {
-                runtime.block_on(async {
-                    let listener = sockets::listen(at).with_context(|| format!("listening on {at}"))?;
-                    let _ = tell.send(listener.local_addr()?);
-                    loop {
-                        let (stream, _) = listener.accept().await?;
-                        tokio::spawn(serve(stream, Arc::clone(&shared)));
-                    }
-                })
-            });
-            let outcome: Result<()> = outcome;
-            if let Err(error) = outcome {
-                eprintln!("far end: {error:#}");
+    /// Starts one on loopback.
+    pub(crate) async fn start() -> Result<Self> {
+        let address = sockets::free_address()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("far").arg(address.to_string()).stdin(Stdio::null());
+        let process = Process::new("far end", &mut command)?;
+        let connected = timeout(Duration::from_secs(10), async {
+            loop {
+                match sockets::connect(address).await {
+                    Ok(stream) => return stream,
+                    Err(_) => sleep(Duration::from_millis(10)).await,
+                }
             }
-        })?;
-        let address = told.recv().context("the far end did not start")?;
-        Ok(Self { address, counters })
+        });
+        let mut control = connected.await.context("the far end did not start")?;
+        control.write_all(&[COUNTERS]).await?;
+        Ok(Self { address, process: Some(process), control: Mutex::new(control) })
     }
 
-    /// Bytes taken so far by connections that asked for [`DISCARD`].
-    pub(crate) fn received(&self) -> u64 {
-        self.counters.received.load(Ordering::Relaxed)
+    /// Uses one that runs elsewhere and is reached through `address`.
+    pub(crate) async fn attach(address: SocketAddr) -> Result<Self> {
+        let mut control = sockets::connect(address).await?;
+        control.write_all(&[COUNTERS]).await?;
+        Ok(Self { address, process: None, control: Mutex::new(control) })
     }
 
-    /// Connections that are open.
-    pub(crate) fn open(&self) -> u64 {
-        self.counters.open.load(Ordering::Relaxed)
+    /// Its process, if it is ours.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Asks for its counters.
+    pub(crate) async fn counters(&self) -> Result<Counters> {
+        let mut control = self.control.lock().await;
+        control.write_all(b"?").await?;
+        let received = control.read_u64().await?;
+        Ok(Counters { received, open: control.read_u64().await? })
     }
 
     /// Waits until no connection is open: what was under way has arrived or was given up.
     pub(crate) async fn quiet(&self, deadline: Duration) -> Result<()> {
-        let waited = tokio::time::timeout(deadline, async {
-            while self.open() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        let waited = timeout(deadline, async {
+            while self.counters().await?.open > 0 {
+                sleep(Duration::from_millis(5)).await;
             }
+            Ok(())
         });
-        if waited.await.is_err() {
-            bail!("{} connections still open at the far end after {deadline:?}", self.open());
+        match waited.await {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("{} connections still open at the far end after {deadline:?}", self.counters().await?.open),
         }
-        Ok(())
     }
+}
+
+/// Is a far end on `at`, until killed.
+pub(crate) async fn run(at: SocketAddr) -> Result<()> {
+    let listener = sockets::listen(at).with_context(|| format!("listening on {at}"))?;
+    let counters = Rc::<Shared>::default();
+    LocalSet::new()
+        .run_until(async {
+            loop {
+                let (stream, _) = listener.accept().await?;
+                spawn_local(serve(stream, Rc::clone(&counters)));
+            }
+        })
+        .await
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    received: Cell<u64>,
+    open: Cell<u64>,
 }
 
 /// A runtime on the calling thread.
@@ -92,16 +127,22 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-async fn serve(mut stream: TcpStream, counters: Arc<Counters>) {
-    counters.open.fetch_add(1, Ordering::Relaxed);
+async fn serve(mut stream: TcpStream, shared: Rc<Shared>) {
+    shared.open.update(|open| open + 1);
     // Ends of all kinds are ordinary here: the near end hangs up when its time is over.
-    let _ = answer(&mut stream, &counters).await;
+    let _ = answer(&mut stream, &shared).await;
     drop(stream);
-    counters.open.fetch_sub(1, Ordering::Relaxed);
+    shared.open.update(|open| open - 1);
 }
 
-async fn answer(stream: &mut TcpStream, counters: &Counters) -> std::io::Result<()> {
+async fn answer(stream: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
     match stream.read_u8().await? {
+        COUNTERS => {
+            shared.open.update(|open| open - 1);
+            let outcome = tell_counters(stream, shared).await;
+            shared.open.update(|open| open + 1);
+            outcome
+        }
         DISCARD => {
             let mut buffer = vec![0; CHUNK];
             loop {
@@ -109,7 +150,7 @@ async fn answer(stream: &mut TcpStream, counters: &Counters) -> std::io::Result<
                 if count == 0 {
                     return Ok(());
                 }
-                counters.received.fetch_add(count as u64, Ordering::Relaxed);
+                shared.received.update(|received| received + count as u64);
             }
         }
         SOURCE => {
@@ -129,5 +170,15 @@ async fn answer(stream: &mut TcpStream, counters: &Counters) -> std::io::Result<
                 stream.write_all(&buffer[..count]).await?;
             }
         }
+    }
+}
+
+async fn tell_counters(stream: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
+    loop {
+        stream.read_u8().await?;
+        let mut answer = [0; 16];
+        answer[..8].copy_from_slice(&shared.received.get().to_be_bytes());
+        answer[8..].copy_from_slice(&shared.open.get().to_be_bytes());
+        stream.write_all(&answer).await?;
     }
 }

@@ -5,12 +5,15 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "talks to whoever started it")]
 #![expect(clippy::disallowed_methods, reason = "measures with the clock")]
 
+mod chaos;
 mod far;
 mod near;
 mod plan;
 mod proc;
+mod process;
 mod relay;
 mod report;
+mod soak;
 mod sockets;
 mod subject;
 
@@ -24,6 +27,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use far::Far;
+use near::{Bulk, Direction};
 use plan::Plan;
 use subject::Kind;
 
@@ -65,6 +69,21 @@ enum Action {
     Relay { listen: SocketAddr, target: SocketAddr },
     /// The far end of the load, until killed.
     Far { listen: SocketAddr },
+    /// One load, to a far end that is reached through `to`.
+    Load {
+        to: SocketAddr,
+        /// Flows at the same time.
+        #[arg(long, default_value_t = 1)]
+        flows: usize,
+        /// From the far end to here, instead of the other way.
+        #[arg(long)]
+        down: bool,
+        /// Measured time.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
+    /// Mixed load for a long time, with links cut all along.
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -79,14 +98,21 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<bool> {
-    match arguments.command {
-        Some(Action::Relay { listen, target }) => far::runtime()?.block_on(relay::run(listen, target)).map(|()| true),
-        Some(Action::Far { listen }) => {
-            let far = Far::start(listen)?;
-            println!("far end at {}", far.address);
-            loop {
-                std::thread::park();
-            }
+    match &arguments.command {
+        Some(Action::Relay { listen, target }) => far::runtime()?.block_on(relay::run(*listen, *target)).map(|()| true),
+        Some(Action::Far { listen }) => far::runtime()?.block_on(far::run(*listen)).map(|()| true),
+        Some(Action::Load { to, flows, down, seconds }) => {
+            let direction = if *down { Direction::Down } else { Direction::Up };
+            let window = Duration::try_from_secs_f64(*seconds).context("--seconds")?;
+            let bulk = Bulk { flows: *flows, direction, warm_up: window / 6, window };
+            let load = async { near::bulk(*to, bulk, &Far::attach(*to).await?, &[]).await };
+            let got = far::runtime()?.block_on(load)?;
+            println!("{:.3} Gbit/s", got.gbits);
+            Ok(true)
+        }
+        Some(Action::Soak(options)) => {
+            raise_files_limit()?;
+            far::runtime()?.block_on(soak::run(options))
         }
         None => {
             raise_files_limit()?;
@@ -97,8 +123,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
 
 fn measure(run: &Run) -> Result<bool> {
     let plan = run.plan()?;
-    let far = Far::start(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    let report = far::runtime()?.block_on(plan::run(&plan, &far))?;
+    let report = far::runtime()?.block_on(async { plan::run(&plan, &Far::start().await?).await })?;
     let command: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let command = format!("make bench ARGS=\"{}\"", command.join(" "));
     println!("\n{}", report.text(&command));
@@ -121,20 +146,14 @@ impl Run {
         if self.only.is_empty() {
             kinds = Kind::ALL.to_vec();
         }
-        // Each idle stream takes two files in a relay and two in this process.
-        let files = proc::files_limit()?;
-        let streams = self.streams.min(files.saturating_sub(1_000) / 2);
-        if streams < self.streams {
-            println!("only {streams} idle streams: at most {files} files may be open");
-        }
         let window = Duration::try_from_secs_f64(self.seconds).context("--seconds")?;
         let full = Plan {
             kinds,
             rounds: self.rounds,
             window,
             new_flows: 300,
-            idle_streams: streams,
-            busy_streams: 1_000.min(streams),
+            idle_streams: self.streams,
+            busy_streams: 1_000,
             idle: Duration::from_secs(10),
         };
         Ok(if self.quick {
@@ -142,8 +161,8 @@ impl Run {
                 rounds: 1,
                 window: window.min(Duration::from_secs(1)),
                 new_flows: 50,
-                idle_streams: streams.min(1_000),
-                busy_streams: 200.min(streams),
+                idle_streams: self.streams.min(1_000),
+                busy_streams: 200,
                 idle: Duration::from_secs(2),
                 ..full
             }

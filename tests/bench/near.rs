@@ -63,14 +63,10 @@ pub(crate) async fn bulk(to: SocketAddr, bulk: Bulk, far: &Far, pids: &[u32]) ->
         let stream = open(to, bulk.direction).await?;
         flows.spawn(flow(stream, bulk.direction, Arc::clone(&taken)));
     }
-    let bytes = || match bulk.direction {
-        Direction::Up => far.received(),
-        Direction::Down => taken.load(Ordering::Relaxed),
-    };
     sleep(bulk.warm_up).await;
-    let began = Sample::take(bytes(), pids)?;
+    let began = Sample::take(bulk.direction, &taken, far, pids).await?;
     sleep(bulk.window).await;
-    let ended = Sample::take(bytes(), pids)?;
+    let ended = Sample::take(bulk.direction, &taken, far, pids).await?;
     flows.shutdown().await;
     far.quiet(PATIENCE).await?;
     let moved = (ended.bytes - began.bytes) as f64;
@@ -153,9 +149,9 @@ pub(crate) async fn busy_streams(to: SocketAddr, count: usize, window: Duration,
         let stream = timeout(PATIENCE, open(to, direction)).await.context("opening")??;
         flows.spawn(flow(stream, direction, Arc::clone(&taken)));
     }
-    let before = (far.received(), taken.load(Ordering::Relaxed));
+    let before = (far.counters().await?.received, taken.load(Ordering::Relaxed));
     sleep(window).await;
-    let after = (far.received(), taken.load(Ordering::Relaxed));
+    let after = (far.counters().await?.received, taken.load(Ordering::Relaxed));
     ensure!(after.0 > before.0 && after.1 > before.1, "one of the directions stood still");
     flows.shutdown().await;
     far.quiet(PATIENCE).await
@@ -217,9 +213,15 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(bytes: u64, pids: &[u32]) -> Result<Self> {
+    async fn take(direction: Direction, taken: &AtomicU64, far: &Far, pids: &[u32]) -> Result<Self> {
+        let bytes = match direction {
+            Direction::Up => far.counters().await?.received,
+            Direction::Down => taken.load(Ordering::Relaxed),
+        };
+        let at = Instant::now();
         let (machine, processors) = proc::machine_busy()?;
-        let (cpu, own) = (proc::cpu_of(pids)?, proc::cpu(std::process::id())?);
-        Ok(Self { at: Instant::now(), bytes, cpu, own, machine, processors })
+        let load: Vec<u32> = far.pid().into_iter().chain([std::process::id()]).collect();
+        let (cpu, own) = (proc::cpu_of(pids)?, proc::cpu_of(&load)?);
+        Ok(Self { at, bytes, cpu, own, machine, processors })
     }
 }

@@ -52,7 +52,7 @@ pub(crate) async fn run(plan: &Plan, far: &Far) -> Result<Report> {
 async fn speed(plan: &Plan, far: &Far, report: &mut Report) -> Result<()> {
     let mut subjects = Vec::new();
     for kind in &plan.kinds {
-        match Subject::start(*kind, far.address, None).await {
+        match Subject::start(*kind, far.address).await {
             Ok(subject) => subjects.push(subject),
             Err(error) => report.fault(format!("{}: {error:#}", kind.name())),
         }
@@ -133,7 +133,7 @@ impl Load {
 
 /// Memory and idle cost of a fresh pair.
 async fn memory(plan: &Plan, kind: Kind, far: &Far, report: &mut Report) -> Result<()> {
-    let subject = Subject::start(kind, far.address, None).await?;
+    let subject = Subject::start(kind, far.address).await?;
     let ends = [(End::Near, subject.near.pid()), (End::Far, subject.far.pid())];
     sleep(Duration::from_secs(1)).await; // what the start stirred up settles
     let mut before = Vec::new();
@@ -147,7 +147,13 @@ async fn memory(plan: &Plan, kind: Kind, far: &Far, report: &mut Report) -> Resu
         let share = (proc::cpu(pid)? - cpu) / plan.idle.as_secs_f64();
         report.add(Metric::IdleCpu(end), Forward::Direct, kind, share);
     }
-    let streams = near::idle_streams(subject.direct, plan.idle_streams).await?;
+    // A relay takes two files for each connection, everything else one.
+    let files = proc::files_limit()?.saturating_sub(100);
+    let most = if kind == Kind::Relay { files / 2 } else { files };
+    if most < plan.idle_streams {
+        println!("memory: only {most} idle streams for {}, as {files} files may be open", kind.name());
+    }
+    let streams = near::idle_streams(subject.direct, plan.idle_streams.min(most)).await?;
     sleep(Duration::from_secs(1)).await;
     for ((end, pid), (_, memory)) in ends.into_iter().zip(&before) {
         let grown = (proc::memory(pid)? - memory).max(0.0);
@@ -157,7 +163,7 @@ async fn memory(plan: &Plan, kind: Kind, far: &Far, report: &mut Report) -> Resu
     far.quiet(Duration::from_secs(30)).await?;
     drop(subject);
 
-    let subject = Subject::start(kind, far.address, None).await?;
+    let subject = Subject::start(kind, far.address).await?;
     let ends = [(End::Near, subject.near.pid()), (End::Far, subject.far.pid())];
     for (_, pid) in ends {
         proc::forget_peak(pid)?;

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::process::Process;
 use crate::{near, sockets};
 
 /// The program under test, built by the same `cargo bench`.
@@ -76,30 +77,23 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Starts a pair that leads to `target` and waits until it answers. `between`, when given, is what the client dials
-    /// instead of the server's own address.
-    pub(crate) async fn start(kind: Kind, target: SocketAddr, between: Option<SocketAddr>) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ghostwire-bench-").tempdir()?;
+    /// Starts a pair that leads to `target` and waits until it answers.
+    pub(crate) async fn start(kind: Kind, target: SocketAddr) -> Result<Self> {
         let server = sockets::free_address()?;
-        Self::start_at(kind, target, server, between.unwrap_or(server), folder).await
+        Self::start_at(kind, target, server, server).await
     }
 
-    /// As [`Self::start`], with the server at `server` and the client dialling `dial`.
-    pub(crate) async fn start_at(
-        kind: Kind,
-        target: SocketAddr,
-        server: SocketAddr,
-        dial: SocketAddr,
-        folder: TempDir,
-    ) -> Result<Self> {
+    /// As [`Self::start`], with the server at `server` and the client dialling `dial`, which is to lead there.
+    pub(crate) async fn start_at(kind: Kind, target: SocketAddr, server: SocketAddr, dial: SocketAddr) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ghostwire-bench-").tempdir()?;
         let direct = sockets::free_address()?;
         let (far, near, reverse) = if kind == Kind::Relay {
             let own = std::env::current_exe()?;
             let relay = |name, listen: SocketAddr, to: SocketAddr| {
                 let arguments = ["relay".to_owned(), listen.to_string(), to.to_string()];
-                Process::spawn(name, Command::new(&own).args(arguments), folder.path())
+                logged(name, Command::new(&own).args(arguments), folder.path())
             };
-            (relay("far", server, target)?, relay("near", direct, server)?, None)
+            (relay("far", server, target)?, relay("near", direct, dial)?, None)
         } else {
             let reverse = sockets::free_address()?;
             let files = Files { kind, server, dial, direct, reverse, target };
@@ -107,7 +101,7 @@ impl Subject {
             let end = |name: &'static str| {
                 let mut command = Command::new(GHOSTWIRE);
                 command.arg(name).arg("-c").arg(folder.path().join(format!("{name}.toml")));
-                Process::spawn(name, &mut command, folder.path())
+                logged(name, &mut command, folder.path())
             };
             (end("server")?, end("client")?, Some(reverse))
         };
@@ -129,14 +123,10 @@ impl Subject {
     pub(crate) fn last_words(&mut self) -> String {
         let mut text = String::new();
         for process in [&mut self.near, &mut self.far] {
-            let state = match process.child.try_wait() {
-                Ok(None) => "runs".to_owned(),
-                Ok(Some(status)) => status.to_string(),
-                Err(error) => error.to_string(),
-            };
-            let log = fs::read_to_string(self.folder.path().join(format!("{}.log", process.name))).unwrap_or_default();
+            let (name, state) = (process.name(), process.state());
+            let log = fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
             let from = log.lines().count().saturating_sub(15);
-            let _ = writeln!(text, "  {} ({state}):", process.name);
+            let _ = writeln!(text, "  {name} ({state}):");
             for line in log.lines().skip(from) {
                 let _ = writeln!(text, "    {line}");
             }
@@ -145,37 +135,10 @@ impl Subject {
     }
 }
 
-/// A child that does not outlive its owner.
-#[derive(Debug)]
-pub(crate) struct Process {
-    name: &'static str,
-    child: Child,
-}
-
-impl Process {
-    fn spawn(name: &'static str, command: &mut Command, folder: &Path) -> Result<Self> {
-        let log = File::create(folder.join(format!("{name}.log")))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {command:?}"))?;
-        Ok(Self { name, child })
-    }
-
-    /// Its number.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to do.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Starts a process that writes to a log in `folder`.
+fn logged(name: &'static str, command: &mut Command, folder: &Path) -> Result<Process> {
+    let log = File::create(folder.join(format!("{name}.log")))?;
+    Process::new(name, command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))
 }
 
 /// The two configurations.
@@ -196,6 +159,7 @@ impl Files {
         let seal = if self.kind == Kind::WssSealed { "always" } else { "auto" };
         let certificate = if self.kind == Kind::WsSealed { "" } else { "self_signed = true" };
         let verify = if self.kind == Kind::WsSealed { "" } else { ", verify = \"none\"" };
+        let folder_name = folder.display();
         let Self { server, dial, direct, reverse, target, .. } = self;
         let server_file = format!(
             r#"[site]
@@ -223,7 +187,7 @@ mode = "{seal}"
 max_streams = 30000
 
 [admin]
-socket = "server.sock"
+socket = "{folder_name}/server.sock"
 
 [log]
 level = "warn"
@@ -255,7 +219,7 @@ mode = "{seal}"
 max_streams = 30000
 
 [admin]
-socket = "client.sock"
+socket = "{folder_name}/client.sock"
 
 [log]
 level = "warn"

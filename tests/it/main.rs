@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod corpus;
+mod documents;
 mod layers;
 mod rust;
 mod tidy;

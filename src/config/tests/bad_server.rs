@@ -148,3 +148,13 @@ fn peers_that_cannot_be_told_apart_and_forwards_to_nobody_are_refused() {
         ),
     ]);
 }
+
+#[test]
+fn a_site_is_not_its_own_peer() {
+    let own = PrivateKey::from_base64(SECRET).unwrap().public();
+    let text = format!("{SITE}{LISTEN}[[peer]]\nname = \"nl\"\npublic_key = \"{own}\"\n");
+    let said = format!(
+        "server.toml:9: peer.public_key: \"{own}\" is this site's own key; the other site's is needed; allowed: 44 characters, as `ghostwire keygen` prints them"
+    );
+    check(&[(text, &said)]);
+}

@@ -5,14 +5,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{
-    Admitted, Agreed, AuthError, LinkError, Messages, Raw, TIMEOUT, has_aes, local, padding, random,
-};
+use super::{Admitted, Agreed, AuthError, LinkError, Messages, Raw, TIMEOUT, has_aes, local, padding, random};
 use crate::ids::SessionId;
 use crate::wire::hello::{self, Exporter, Hello, SealWish, VERSIONS, Windows, policy};
 use crate::wire::noise::{
-    CONFIRM_OVERHEAD, Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, PrivateKey,
-    Psk, PublicKey,
+    CONFIRM_OVERHEAD, Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey,
 };
 
 /// Who dials, and whom.
@@ -46,13 +43,7 @@ pub struct Ask {
 impl Ask {
     /// For a link over `uplink`, sealed where necessary, within [`TIMEOUT`].
     pub fn new(session: SessionId, uplink: impl Into<String>, windows: Windows) -> Self {
-        Self {
-            session,
-            uplink: uplink.into(),
-            seal: SealWish::Auto,
-            windows,
-            timeout: TIMEOUT,
-        }
+        Self { session, uplink: uplink.into(), seal: SealWish::Auto, windows, timeout: TIMEOUT }
     }
 }
 
@@ -69,11 +60,7 @@ pub async fn initiate(mut raw: Raw, id: &ClientIdentity, ask: &Ask) -> Result<Ad
     Ok(agreed.admit(raw))
 }
 
-pub(super) async fn dial(
-    link: &mut impl Messages,
-    id: &ClientIdentity,
-    ask: &Ask,
-) -> Result<Agreed, AuthError> {
+pub(super) async fn dial(link: &mut impl Messages, id: &ClientIdentity, ask: &Ask) -> Result<Agreed, AuthError> {
     let mut answered = false;
     match timeout(ask.timeout, exchange(link, id, ask, &mut answered)).await {
         Ok(result) => result,
@@ -103,14 +90,8 @@ async fn exchange(
     };
     let padding_len = padding(FIRST_OVERHEAD + hello.encode(0).len())?;
     let ephemeral = Ephemeral::from_random_bytes(random()?);
-    let (first, initiator) = Initiator::start(
-        &id.key,
-        &id.server,
-        &id.psk,
-        ephemeral,
-        &hello.encode(padding_len),
-    )
-    .map_err(local)?;
+    let (first, initiator) =
+        Initiator::start(&id.key, &id.server, &id.psk, ephemeral, &hello.encode(padding_len)).map_err(local)?;
     link.send(&first).await?;
 
     let second = link.recv(MESSAGE_MAX).await.map_err(unanswered)?;
@@ -121,9 +102,7 @@ async fn exchange(
     })?;
     let welcome = hello::decode_answer(&payload)?.map_err(AuthError::Refused)?;
     if !(VERSIONS.min..=VERSIONS.max).contains(&welcome.version) {
-        return Err(AuthError::Unacceptable(
-            "a protocol version that this side did not offer",
-        ));
+        return Err(AuthError::Unacceptable("a protocol version that this side did not offer"));
     }
     if welcome.session.is_new() || (welcome.resumed && welcome.session != ask.session) {
         return Err(AuthError::Unacceptable("a session that cannot be"));
@@ -132,8 +111,7 @@ async fn exchange(
         return Err(AuthError::Unacceptable("records in the open"));
     }
 
-    link.send(&secrets.confirm(padding(CONFIRM_OVERHEAD)?).map_err(local)?)
-        .await?;
+    link.send(&secrets.confirm(padding(CONFIRM_OVERHEAD)?).map_err(local)?).await?;
     Ok(Agreed {
         session: welcome.session,
         resumed: welcome.resumed,
@@ -150,9 +128,7 @@ async fn exchange(
 fn unanswered(error: LinkError) -> AuthError {
     match error {
         LinkError::Closed => AuthError::Unanswered("connection closed"),
-        LinkError::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            AuthError::Unanswered("connection closed")
-        }
+        LinkError::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => AuthError::Unanswered("connection closed"),
         other => AuthError::Link(other),
     }
 }

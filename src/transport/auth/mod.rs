@@ -69,10 +69,7 @@ pub struct Allowance {
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self {
-            bytes: BYTES,
-            time: TIMEOUT,
-        }
+        Self { bytes: BYTES, time: TIMEOUT }
     }
 }
 
@@ -105,9 +102,7 @@ pub enum AuthError {
     )]
     Unanswered(&'static str),
     /// The server answered with something that this side cannot open.
-    #[error(
-        "the server's answer does not open: the pre-shared keys differ, or the answer was changed on its way"
-    )]
+    #[error("the server's answer does not open: the pre-shared keys differ, or the answer was changed on its way")]
     WrongAnswer,
     /// The server knows this site and refuses.
     #[error("refused by the server: {0}")]
@@ -259,11 +254,9 @@ fn padding(len: usize) -> Result<usize, AuthError> {
 /// Whether this CPU has what makes AES-GCM the faster cipher.
 fn has_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
     #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes")
-        && std::arch::is_aarch64_feature_detected!("pmull");
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     return false;
 }

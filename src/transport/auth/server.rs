@@ -4,17 +4,11 @@ use std::time::Duration;
 
 use tokio::time::timeout_at;
 
-use super::{
-    Admitted, Agreed, Allowance, AuthError, Instant, Messages, Raw, has_aes, local, padding, random,
-};
+use super::{Admitted, Agreed, Allowance, AuthError, Instant, Messages, Raw, has_aes, local, padding, random};
 use crate::ids::SessionId;
 use crate::wire::hello::policy::{self, SealFacts};
-use crate::wire::hello::{
-    self, Exporter, Hello, Refusal, RefusalCode, SealWish, VERSIONS, Welcome, Windows,
-};
-use crate::wire::noise::{
-    Ephemeral, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey, Responder, SECOND_OVERHEAD,
-};
+use crate::wire::hello::{self, Exporter, Hello, Refusal, RefusalCode, SealWish, VERSIONS, Welcome, Windows};
+use crate::wire::noise::{Ephemeral, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey, Responder, SECOND_OVERHEAD};
 use crate::wire::seal::Secret;
 
 /// How long a refused peer has to take the refusal and close. Closing first could destroy it on its way (TCP answers
@@ -39,19 +33,8 @@ impl ServerIdentity {
     ///
     /// # Errors
     /// [`AuthError::Local`] when the system has no random numbers.
-    pub fn new(
-        key: PrivateKey,
-        site: impl Into<String>,
-        seal: SealWish,
-        windows: Windows,
-    ) -> Result<Self, AuthError> {
-        Ok(Self {
-            key,
-            site: site.into(),
-            seal,
-            windows,
-            successors: Secret::from_bytes(random()?),
-        })
+    pub fn new(key: PrivateKey, site: impl Into<String>, seal: SealWish, windows: Windows) -> Result<Self, AuthError> {
+        Ok(Self { key, site: site.into(), seal, windows, successors: Secret::from_bytes(random()?) })
     }
 
     /// The session that takes the place of a lost one. All links that ask for the same lost session are given the same
@@ -131,10 +114,7 @@ pub(super) async fn serve(
     allowance: Allowance,
 ) -> Result<Agreed, AuthError> {
     let deadline = Instant::now() + allowance.time;
-    let mut meter = Meter {
-        link,
-        left: allowance.bytes,
-    };
+    let mut meter = Meter { link, left: allowance.bytes };
     let error = match timeout_at(deadline, exchange(&mut meter, id, admission)).await {
         Ok(Ok(agreed)) => return Ok(agreed),
         Ok(Err(error)) => error,
@@ -146,15 +126,9 @@ pub(super) async fn serve(
             let rest = deadline.saturating_duration_since(Instant::now());
             let part = f64::from(u16::from_le_bytes(random()?)) / f64::from(u16::MAX);
             // From half of what is left: a quick close would be the very answer that is not to be given.
-            meter
-                .drain(Instant::now() + rest.mul_f64(0.5 + 0.5 * part))
-                .await;
+            meter.drain(Instant::now() + rest.mul_f64(0.5 + 0.5 * part)).await;
         }
-        AuthError::Declined { .. } => {
-            meter
-                .drain(deadline.min(Instant::now() + REFUSED_TIME))
-                .await
-        }
+        AuthError::Declined { .. } => meter.drain(deadline.min(Instant::now() + REFUSED_TIME)).await,
         _ => {}
     }
     Err(error)
@@ -167,25 +141,18 @@ async fn exchange(
 ) -> Result<Agreed, AuthError> {
     let first = link.recv().await?;
     let ephemeral = Ephemeral::from_random_bytes(random()?);
-    let (payload, key, responder) =
-        Responder::read(&id.key, ephemeral, &first).map_err(|e| match e {
-            NoiseError::Open | NoiseError::Length(_) => AuthError::Stranger,
-            NoiseError::Local(_) => local(e),
-        })?;
+    let (payload, key, responder) = Responder::read(&id.key, ephemeral, &first).map_err(|e| match e {
+        NoiseError::Open | NoiseError::Length(_) => AuthError::Stranger,
+        NoiseError::Local(_) => local(e),
+    })?;
     let peer = admission.peer(&key).ok_or(AuthError::UnknownPeer(key))?;
 
     let decided = decide(link.link, id, admission, &key, &payload);
-    let answer =
-        |padding| hello::encode_answer(decided.as_ref().map(|(_, welcome)| welcome), padding);
+    let answer = |padding| hello::encode_answer(decided.as_ref().map(|(_, welcome)| welcome), padding);
     let padding_len = padding(SECOND_OVERHEAD + answer(0).len())?;
-    let (second, unproven) = responder
-        .answer(&peer.psk, &answer(padding_len))
-        .map_err(local)?;
+    let (second, unproven) = responder.answer(&peer.psk, &answer(padding_len)).map_err(local)?;
     link.link.send(&second).await?;
-    let (hello, welcome) = decided.map_err(|refusal| AuthError::Declined {
-        peer: peer.name.clone(),
-        refusal,
-    })?;
+    let (hello, welcome) = decided.map_err(|refusal| AuthError::Declined { peer: peer.name.clone(), refusal })?;
 
     let confirm = link.recv().await?;
     let Ok(secrets) = unproven.prove(&confirm) else {
@@ -210,15 +177,11 @@ fn decide(
     peer: &PublicKey,
     payload: &[u8],
 ) -> Result<(Hello, Welcome), Refusal> {
-    let hello =
-        Hello::decode(payload).map_err(|e| Refusal::new(RefusalCode::Mismatch, e.to_string()))?;
+    let hello = Hello::decode(payload).map_err(|e| Refusal::new(RefusalCode::Mismatch, e.to_string()))?;
     let version = policy::version(VERSIONS, hello.versions)?;
     let transport = link.transport();
     if hello.transport != transport {
-        return Err(Refusal::new(
-            RefusalCode::Mismatch,
-            "the two ends see different kinds of connection",
-        ));
+        return Err(Refusal::new(RefusalCode::Mismatch, "the two ends see different kinds of connection"));
     }
     let seal = policy::seal(&SealFacts {
         transport,
@@ -229,20 +192,9 @@ fn decide(
         aes: has_aes() && hello.aes,
     })?;
     let (session, resumed) = session_for(id, admission, peer, hello.session)?;
-    let offer = if admission.owner(session) == Some(*peer) {
-        Offer::Join(session)
-    } else {
-        Offer::Create
-    };
+    let offer = if admission.owner(session) == Some(*peer) { Offer::Join(session) } else { Offer::Create };
     admission.check(peer, offer)?;
-    let welcome = Welcome {
-        version,
-        session,
-        resumed,
-        site: id.site.clone(),
-        seal,
-        windows: id.windows,
-    };
+    let welcome = Welcome { version, session, resumed, site: id.site.clone(), seal, windows: id.windows };
     Ok((hello, welcome))
 }
 

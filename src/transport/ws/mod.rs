@@ -1,55 +1,38 @@
-//! stub
+//! Links over WebSocket (RFC 6455), with or without TLS, directly or through a CDN.
+//!
+//! ```text
+//!  dial ----+                            +---- accept --- decoy
+//!           |   TLS (stream), upgrade    |      |          everybody else
+//!           +------------ Raw -----------+     http
+//!                          |  messages, for authentication
+//!                    Tx, Rx (link)  frames
+//!                     |         |
+//!        seal, mask, head    unmask, open                 wire::seal, wire::ws
+//!                     |         |
+//!               outgoing       incoming                   buffers lent by scratch
+//!                     |         |
+//!           TLS 1.3 records (record), or rustls for 1.2
+//! ```
+//!
+//! Tungstenite shakes hands, and rustls does; from then on both are out of the way of the bytes. A DATA payload is copied
+//! once into the message that is built, sealed from there into the buffer that is written, read by the other side,
+//! opened into an arena and shared with the frames from there.
 
-use std::task::{Context, Poll};
+mod accept;
+mod decoy;
+mod dial;
+mod http;
+mod incoming;
+mod link;
+mod outgoing;
+mod record;
+mod scratch;
+mod stream;
 
-use super::{LinkError, LinkInfo};
-use crate::wire::batch::Batch;
-use crate::wire::frame::Frame;
-use crate::wire::seal::SealPair;
+#[cfg(test)]
+mod tests;
 
-#[derive(Debug)]
-pub struct Raw;
-#[derive(Debug)]
-pub struct Tx;
-#[derive(Debug)]
-pub struct Rx;
-
-impl Raw {
-    pub async fn send(&mut self, _message: &[u8]) -> Result<(), LinkError> {
-        unimplemented!()
-    }
-    pub async fn recv(&mut self, _max: usize) -> Result<Vec<u8>, LinkError> {
-        unimplemented!()
-    }
-    pub fn exporter(&self) -> Option<[u8; 32]> {
-        unimplemented!()
-    }
-    pub fn info(&self) -> LinkInfo {
-        unimplemented!()
-    }
-    pub fn into_link(self, _seal: Option<SealPair>) -> (Tx, Rx) {
-        unimplemented!()
-    }
-}
-impl Tx {
-    pub fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<usize, LinkError>> {
-        unimplemented!()
-    }
-    pub fn start_send(&mut self, _batch: &Batch) -> Result<(), LinkError> {
-        unimplemented!()
-    }
-    pub fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        unimplemented!()
-    }
-    pub fn poll_close(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        unimplemented!()
-    }
-}
-impl Rx {
-    pub fn poll_recv(&mut self, _cx: &mut Context<'_>, _frames: &mut Vec<Frame>) -> Poll<Result<(), LinkError>> {
-        unimplemented!()
-    }
-}
-pub fn rehome(tx: Tx, rx: Rx) -> Result<(Tx, Rx), LinkError> {
-    Ok((tx, rx))
-}
+pub use accept::{AcceptOptions, Accepted, accept};
+pub use decoy::{Decoy, Upstream};
+pub use dial::{DialOptions, dial};
+pub use link::{Raw, Rx, Tx, rehome};

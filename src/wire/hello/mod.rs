@@ -160,17 +160,9 @@ impl Hello {
                 Transport::Mem => 2,
             },
         );
-        let mut flags = if self.seal == SealWish::Always {
-            FLAG_SEAL_ALWAYS
-        } else {
-            0
-        };
+        let mut flags = if self.seal == SealWish::Always { FLAG_SEAL_ALWAYS } else { 0 };
         flags |= if self.aes { FLAG_AES } else { 0 };
-        flags |= if self.exporter.is_some() {
-            FLAG_EXPORTER
-        } else {
-            0
-        };
+        flags |= if self.exporter.is_some() { FLAG_EXPORTER } else { 0 };
         varint::put(&mut out, flags);
         if let Some(exporter) = &self.exporter {
             out.extend_from_slice(&exporter.0);
@@ -188,10 +180,7 @@ impl Hello {
     /// Any [`HelloError`].
     pub fn decode(mut input: &[u8]) -> Result<Self, HelloError> {
         let input = &mut input;
-        let versions = Versions {
-            min: take_u32(input, "version")?,
-            max: take_u32(input, "version")?,
-        };
+        let versions = Versions { min: take_u32(input, "version")?, max: take_u32(input, "version")? };
         if versions.min > versions.max {
             return Err(HelloError::Malformed("version range"));
         }
@@ -218,11 +207,7 @@ impl Hello {
             uplink,
             transport,
             exporter,
-            seal: if flags & FLAG_SEAL_ALWAYS == 0 {
-                SealWish::Auto
-            } else {
-                SealWish::Always
-            },
+            seal: if flags & FLAG_SEAL_ALWAYS == 0 { SealWish::Auto } else { SealWish::Always },
             aes: flags & FLAG_AES != 0,
             windows,
         })
@@ -295,18 +280,12 @@ fn put_windows(out: &mut Vec<u8>, windows: Windows) {
 }
 
 fn take_windows(input: &mut &[u8]) -> Result<Windows, HelloError> {
-    Ok(Windows {
-        stream: take_number(input, "window")?,
-        session: take_number(input, "window")?,
-    })
+    Ok(Windows { stream: take_number(input, "window")?, session: take_number(input, "window")? })
 }
 
 /// Longer texts are cut: the ones that could be too long were checked where they were configured.
 fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
-    let end = (0..=max.min(text.len()))
-        .rev()
-        .find(|i| text.is_char_boundary(*i))
-        .unwrap_or(0);
+    let end = (0..=max.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     let text = &text[..end];
     varint::put(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
@@ -315,13 +294,8 @@ fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
 /// Control characters are dropped: these texts end up in logs and on terminals.
 fn take_text(input: &mut &[u8], max: usize, what: &'static str) -> Result<String, HelloError> {
     let len = take_number(input, what)?;
-    let len = usize::try_from(len)
-        .ok()
-        .filter(|l| *l <= max)
-        .ok_or(HelloError::Malformed(what))?;
-    let (text, rest) = input
-        .split_at_checked(len)
-        .ok_or(HelloError::Truncated(what))?;
+    let len = usize::try_from(len).ok().filter(|l| *l <= max).ok_or(HelloError::Malformed(what))?;
+    let (text, rest) = input.split_at_checked(len).ok_or(HelloError::Truncated(what))?;
     *input = rest;
     let text = std::str::from_utf8(text).map_err(|_| HelloError::Malformed(what))?;
     Ok(text.chars().filter(|c| !c.is_control()).collect())
@@ -335,13 +309,8 @@ fn take_u32(input: &mut &[u8], what: &'static str) -> Result<u32, HelloError> {
     u32::try_from(take_number(input, what)?).map_err(|_| HelloError::Malformed(what))
 }
 
-fn take_array<const N: usize>(
-    input: &mut &[u8],
-    what: &'static str,
-) -> Result<[u8; N], HelloError> {
-    let (head, rest) = input
-        .split_first_chunk()
-        .ok_or(HelloError::Truncated(what))?;
+fn take_array<const N: usize>(input: &mut &[u8], what: &'static str) -> Result<[u8; N], HelloError> {
+    let (head, rest) = input.split_first_chunk().ok_or(HelloError::Truncated(what))?;
     *input = rest;
     Ok(*head)
 }
@@ -352,10 +321,7 @@ fn skip_extensions(input: &mut &[u8]) -> Result<(), HelloError> {
         if take_number(input, "extension")? != 0 {
             let len = take_number(input, "extension")?;
             let len = usize::try_from(len).map_err(|_| HelloError::Truncated("extension"))?;
-            *input = input
-                .split_at_checked(len)
-                .ok_or(HelloError::Truncated("extension"))?
-                .1;
+            *input = input.split_at_checked(len).ok_or(HelloError::Truncated("extension"))?.1;
         }
     }
     Ok(())

@@ -12,11 +12,7 @@ pub fn version(server: Versions, client: Versions) -> Result<u32, Refusal> {
     if newest >= server.min && newest >= client.min {
         return Ok(newest);
     }
-    let (older, newer) = if server.max < client.min {
-        ("server", "client")
-    } else {
-        ("client", "server")
-    };
+    let (older, newer) = if server.max < client.min { ("server", "client") } else { ("client", "server") };
     Err(Refusal::new(
         RefusalCode::Version,
         format!(
@@ -64,10 +60,7 @@ pub fn seal(facts: &SealFacts) -> Result<Option<Cipher>, Refusal> {
             RefusalCode::NotEndToEnd,
             "the two ends see different TLS sessions: the QUIC connection is intercepted",
         )),
-        Transport::Ws
-            if end_to_end
-                && (facts.server_wish, facts.client_wish) == (SealWish::Auto, SealWish::Auto) =>
-        {
+        Transport::Ws if end_to_end && (facts.server_wish, facts.client_wish) == (SealWish::Auto, SealWish::Auto) => {
             Ok(None)
         }
         Transport::Ws if facts.aes => Ok(Some(Cipher::Aes256Gcm)),
@@ -77,12 +70,7 @@ pub fn seal(facts: &SealFacts) -> Result<Option<Cipher>, Refusal> {
 
 /// Whether the client may go along with the server's decision. The server is authentic but may be wrong; a client that
 /// has no TLS, or was told to seal always, sends nothing in the open whatever the answer says.
-pub fn acceptable(
-    transport: Transport,
-    wish: SealWish,
-    exporter: Option<Exporter>,
-    decided: Option<Cipher>,
-) -> bool {
+pub fn acceptable(transport: Transport, wish: SealWish, exporter: Option<Exporter>, decided: Option<Cipher>) -> bool {
     match (transport, decided) {
         (Transport::Mem, decided) => decided.is_none(),
         (Transport::Quic, decided) => decided.is_none() && exporter.is_some(),
@@ -115,32 +103,17 @@ mod tests {
         assert_eq!(version(v(1, 9), v(4, 4)), Ok(4));
         let error = version(v(1, 2), v(3, 4)).unwrap_err();
         assert_eq!(error.code, RefusalCode::Version);
-        assert!(
-            error
-                .reason
-                .contains("1 to 2, the client 3 to 4: update the server"),
-            "{error}"
-        );
+        assert!(error.reason.contains("1 to 2, the client 3 to 4: update the server"), "{error}");
         let error = version(v(3, 4), v(1, 2)).unwrap_err();
         assert!(error.reason.contains("update the client"), "{error}");
     }
 
     #[test]
     fn sealing_follows_exporter_and_wish_on_every_transport() {
-        let (one, two) = (
-            Some(Exporter::from_bytes([1; 32])),
-            Some(Exporter::from_bytes([2; 32])),
-        );
+        let (one, two) = (Some(Exporter::from_bytes([1; 32])), Some(Exporter::from_bytes([2; 32])));
         let (auto, always) = (SealWish::Auto, SealWish::Always);
         let decide = |transport, server_exporter, client_exporter, server_wish, client_wish| {
-            let facts = SealFacts {
-                transport,
-                server_exporter,
-                client_exporter,
-                server_wish,
-                client_wish,
-                aes: true,
-            };
+            let facts = SealFacts { transport, server_exporter, client_exporter, server_wish, client_wish, aes: true };
             seal(&facts).map_err(|r| r.code)
         };
         let sealed = Ok(Some(Cipher::Aes256Gcm));
@@ -152,18 +125,10 @@ mod tests {
             (None, one, sealed, refused),
             (None, None, sealed, refused),
         ] {
-            assert_eq!(
-                decide(Transport::Ws, server, client, auto, auto),
-                ws,
-                "{server:?} {client:?}"
-            );
+            assert_eq!(decide(Transport::Ws, server, client, auto, auto), ws, "{server:?} {client:?}");
             for (a, b) in [(always, auto), (auto, always), (always, always)] {
                 assert_eq!(decide(Transport::Ws, server, client, a, b), sealed);
-                assert_eq!(
-                    decide(Transport::Quic, server, client, a, b),
-                    quic,
-                    "a wish changes nothing on quic"
-                );
+                assert_eq!(decide(Transport::Quic, server, client, a, b), quic, "a wish changes nothing on quic");
             }
             assert_eq!(decide(Transport::Quic, server, client, auto, auto), quic);
             assert_eq!(decide(Transport::Mem, server, client, auto, auto), Ok(None));
@@ -181,10 +146,7 @@ mod tests {
             aes: false,
         };
         assert_eq!(seal(&facts), Ok(Some(Cipher::ChaCha20Poly1305)));
-        assert_eq!(
-            seal(&SealFacts { aes: true, ..facts }),
-            Ok(Some(Cipher::Aes256Gcm))
-        );
+        assert_eq!(seal(&SealFacts { aes: true, ..facts }), Ok(Some(Cipher::Aes256Gcm)));
     }
 
     #[test]
@@ -203,53 +165,28 @@ mod tests {
             (Transport::Quic, SealWish::Auto, tls, cipher, false),
             (Transport::Mem, SealWish::Always, None, None, true),
         ] {
-            assert_eq!(
-                acceptable(transport, wish, exporter, decided),
-                fine,
-                "{transport:?} {wish:?} {decided:?}"
-            );
+            assert_eq!(acceptable(transport, wish, exporter, decided), fine, "{transport:?} {wish:?} {decided:?}");
         }
     }
 
     #[test]
     fn what_the_server_decides_the_client_accepts() {
-        let exporters = [
-            None,
-            Some(Exporter::from_bytes([1; 32])),
-            Some(Exporter::from_bytes([2; 32])),
-        ];
+        let exporters = [None, Some(Exporter::from_bytes([1; 32])), Some(Exporter::from_bytes([2; 32]))];
         let wishes = [SealWish::Auto, SealWish::Always];
         let mut decided = 0;
         for transport in [Transport::Ws, Transport::Quic, Transport::Mem] {
-            for (server_exporter, client_exporter) in
-                exporters.iter().flat_map(|a| exporters.map(|b| (*a, b)))
-            {
-                for (server_wish, client_wish) in
-                    wishes.iter().flat_map(|a| wishes.map(|b| (*a, b)))
-                {
-                    let facts = SealFacts {
-                        transport,
-                        server_exporter,
-                        client_exporter,
-                        server_wish,
-                        client_wish,
-                        aes: false,
-                    };
+            for (server_exporter, client_exporter) in exporters.iter().flat_map(|a| exporters.map(|b| (*a, b))) {
+                for (server_wish, client_wish) in wishes.iter().flat_map(|a| wishes.map(|b| (*a, b))) {
+                    let facts =
+                        SealFacts { transport, server_exporter, client_exporter, server_wish, client_wish, aes: false };
                     if let Ok(cipher) = seal(&facts) {
                         decided += 1;
-                        assert!(
-                            acceptable(transport, client_wish, client_exporter, cipher),
-                            "{facts:?}"
-                        );
+                        assert!(acceptable(transport, client_wish, client_exporter, cipher), "{facts:?}");
                     }
                 }
             }
         }
-        assert_eq!(
-            decided,
-            36 + 36 + 8,
-            "all of ws and mem, and quic where the exporters agree"
-        );
+        assert_eq!(decided, 36 + 36 + 8, "all of ws and mem, and quic where the exporters agree");
     }
 
     #[test]
@@ -258,10 +195,6 @@ mod tests {
             assert_eq!((len + padding(len, 0)) % PAD_STEP, 0);
             assert!(padding(len, u32::MAX) < PAD_STEP + PAD_SPREAD);
         }
-        assert_eq!(
-            100 + padding(100, 77),
-            150 + padding(150, 77),
-            "equal chance, equal length"
-        );
+        assert_eq!(100 + padding(100, 77), 150 + padding(150, 77), "equal chance, equal length");
     }
 }

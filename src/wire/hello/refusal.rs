@@ -14,21 +14,14 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with its sentence, cut at [`REASON_MAX`](super::REASON_MAX) bytes.
     pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason: reason.into(),
-        }
+        Self { code, reason: reason.into() }
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.code)?;
-        if self.reason.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ": {}", self.reason)
-        }
+        if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", self.reason) }
     }
 }
 
@@ -60,17 +53,11 @@ pub(super) const REFUSALS: [RefusalCode; 6] = [
 
 impl RefusalCode {
     pub(super) fn to_wire(self) -> u64 {
-        REFUSALS
-            .iter()
-            .position(|c| *c == self)
-            .map_or(REFUSALS.len() as u64 - 1, |i| i as u64)
+        REFUSALS.iter().position(|c| *c == self).map_or(REFUSALS.len() as u64 - 1, |i| i as u64)
     }
 
     pub(super) fn from_wire(value: u64) -> Self {
-        usize::try_from(value)
-            .ok()
-            .and_then(|i| REFUSALS.get(i).copied())
-            .unwrap_or(Self::Other)
+        usize::try_from(value).ok().and_then(|i| REFUSALS.get(i).copied()).unwrap_or(Self::Other)
     }
 
     /// Whether asking again is useless until somebody changes something on either side.

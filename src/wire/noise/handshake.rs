@@ -120,9 +120,7 @@ impl Responder {
         let remote = state
             .get_remote_static()
             .and_then(|key| <[u8; 32]>::try_from(key).ok())
-            .ok_or_else(|| {
-                NoiseError::Local("the first message carried no static key".to_owned())
-            })?;
+            .ok_or_else(|| NoiseError::Local("the first message carried no static key".to_owned()))?;
         Ok((payload, PublicKey::from_bytes(remote), Self(state)))
     }
 
@@ -140,18 +138,12 @@ impl Responder {
 
 fn builder(local: &PrivateKey, ephemeral: Ephemeral) -> Result<Builder<'_>, NoiseError> {
     let params = SUITE.parse().map_err(NoiseError::from)?;
-    Ok(
-        Builder::with_resolver(params, Box::new(Resolver(ephemeral)))
-            .local_private_key(local.expose())?
-            .prologue(PROLOGUE)?,
-    )
+    Ok(Builder::with_resolver(params, Box::new(Resolver(ephemeral)))
+        .local_private_key(local.expose())?
+        .prologue(PROLOGUE)?)
 }
 
-fn write(
-    state: &mut HandshakeState,
-    payload: &[u8],
-    overhead: usize,
-) -> Result<Vec<u8>, NoiseError> {
+fn write(state: &mut HandshakeState, payload: &[u8], overhead: usize) -> Result<Vec<u8>, NoiseError> {
     let len = payload.len() + overhead;
     if len > MESSAGE_MAX {
         return Err(NoiseError::Length(len));
@@ -162,11 +154,7 @@ fn write(
     Ok(message)
 }
 
-fn read(
-    state: &mut HandshakeState,
-    message: &[u8],
-    overhead: usize,
-) -> Result<Vec<u8>, NoiseError> {
+fn read(state: &mut HandshakeState, message: &[u8], overhead: usize) -> Result<Vec<u8>, NoiseError> {
     if !(overhead..=MESSAGE_MAX).contains(&message.len()) {
         return Err(NoiseError::Length(message.len()));
     }
@@ -182,12 +170,7 @@ fn split(mut state: HandshakeState, side: Side) -> Result<Secrets, NoiseError> {
     let hash = <[u8; 32]>::try_from(state.get_handshake_hash())
         .map_err(|_| NoiseError::Local("the handshake hash is not that of BLAKE2s".to_owned()))?;
     let (client, server) = state.dangerously_get_raw_split();
-    Ok(Secrets::new(
-        side,
-        Secret::from_bytes(client),
-        Secret::from_bytes(server),
-        hash,
-    ))
+    Ok(Secrets::new(side, Secret::from_bytes(client), Secret::from_bytes(server), hash))
 }
 
 /// The library's primitives with our randomness.

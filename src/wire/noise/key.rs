@@ -155,20 +155,14 @@ fn parse(text: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     }
     // The decoder asks for room for a whole last group, one byte more than there is.
     let mut bytes = Zeroizing::new([0; 33]);
-    let len = STANDARD
-        .decode_slice(text, &mut *bytes)
-        .map_err(|_| KeyError::Base64)?;
+    let len = STANDARD.decode_slice(text, &mut *bytes).map_err(|_| KeyError::Base64)?;
     let mut key = Zeroizing::new([0; 32]);
     let Some(decoded) = bytes.get(..len).filter(|b| b.len() == key.len()) else {
         bytes.zeroize();
         return Err(KeyError::Base64);
     };
     key.copy_from_slice(decoded);
-    if *key == [0; 32] {
-        Err(KeyError::Zero)
-    } else {
-        Ok(key)
-    }
+    if *key == [0; 32] { Err(KeyError::Zero) } else { Ok(key) }
 }
 
 #[cfg(test)]
@@ -187,10 +181,7 @@ mod tests {
                 "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f",
             ),
         ] {
-            assert_eq!(
-                PrivateKey::from_bytes(hex(private)).public(),
-                PublicKey::from_bytes(hex(public))
-            );
+            assert_eq!(PrivateKey::from_bytes(hex(private)).public(), PublicKey::from_bytes(hex(public)));
         }
     }
 

@@ -24,9 +24,7 @@ mod handshake;
 mod key;
 mod secrets;
 
-pub use handshake::{
-    Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, Responder, SECOND_OVERHEAD,
-};
+pub use handshake::{Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, Responder, SECOND_OVERHEAD};
 pub use key::{KeyError, PrivateKey, Psk, PublicKey};
 pub use secrets::{CONFIRM_OVERHEAD, Secrets, Unproven};
 

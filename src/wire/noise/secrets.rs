@@ -21,12 +21,7 @@ pub struct Secrets {
 
 impl Secrets {
     pub(super) fn new(side: Side, client: Secret, server: Secret, hash: [u8; 32]) -> Self {
-        Self {
-            side,
-            client,
-            server,
-            hash,
-        }
+        Self { side, client, server, hash }
     }
 
     /// The client's third message: `padding` zeros sealed under a key of its own, with the hash of the whole handshake
@@ -56,8 +51,7 @@ impl Secrets {
     fn confirm_key(&self) -> LessSafeKey {
         let key = self.client.derive(b"ghostwire confirm");
         LessSafeKey::new(
-            UnboundKey::new(&CHACHA20_POLY1305, key.expose())
-                .expect("fails only for keys that are not 32 bytes long"),
+            UnboundKey::new(&CHACHA20_POLY1305, key.expose()).expect("fails only for keys that are not 32 bytes long"),
         )
     }
 }

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::aead::{
-    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey,
-};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 
 use super::Secret;
@@ -87,9 +85,7 @@ impl Epoch {
     }
 
     pub(super) fn seal(&mut self, plain: &mut [u8]) -> Result<Tag, Unspecified> {
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(self.nonce(), Aad::empty(), plain)?;
+        let tag = self.key.seal_in_place_separate_tag(self.nonce(), Aad::empty(), plain)?;
         self.count(plain.len());
         Ok(tag)
     }

@@ -77,10 +77,7 @@ impl SealPair {
             Side::Client => (client, server),
             Side::Server => (server, client),
         };
-        Self {
-            sealer: Sealer::new(cipher, ours),
-            opener: Opener::new(cipher, theirs),
-        }
+        Self { sealer: Sealer::new(cipher, ours), opener: Opener::new(cipher, theirs) }
     }
 
     /// Which algorithm.
@@ -104,11 +101,7 @@ pub struct Sealer {
 
 impl Sealer {
     fn new(cipher: Cipher, secret: &Secret) -> Self {
-        Self {
-            epoch: Epoch::first(cipher, secret),
-            since: None,
-            end_epoch: false,
-        }
+        Self { epoch: Epoch::first(cipher, secret), since: None, end_epoch: false }
     }
 
     /// Seals `record[from..]` in place and appends [`OVERHEAD`] bytes; what stands before `from` (a frame header) is
@@ -126,10 +119,7 @@ impl Sealer {
             || self.epoch.bytes.saturating_add(len as u64) >= EPOCH_BYTES;
         record.reserve(OVERHEAD);
         record.push(if last { LAST_OF_EPOCH } else { 0 });
-        let tag = self
-            .epoch
-            .seal(&mut record[from..])
-            .map_err(|_| SealError::Seal)?;
+        let tag = self.epoch.seal(&mut record[from..]).map_err(|_| SealError::Seal)?;
         record.extend_from_slice(tag.as_ref());
         if last {
             self.epoch = self.epoch.following();
@@ -163,10 +153,7 @@ pub struct Opener {
 
 impl Opener {
     fn new(cipher: Cipher, secret: &Secret) -> Self {
-        Self {
-            epoch: Epoch::first(cipher, secret),
-            failed: None,
-        }
+        Self { epoch: Epoch::first(cipher, secret), failed: None }
     }
 
     /// Opens `record` in place and says how many bytes of plaintext stand at its front.
@@ -177,8 +164,7 @@ impl Opener {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        self.try_open(record)
-            .inspect_err(|error| self.failed = Some(*error))
+        self.try_open(record).inspect_err(|error| self.failed = Some(*error))
     }
 
     /// How many epochs have ended.

@@ -61,11 +61,7 @@ mod tests {
         let secret = Secret::from_bytes([0x0b; 32]);
         let expected = hex("2362c3dfe0d1079a3901e2b538a185a731cb9d12680683c03e1c6a6341f3a671");
         assert_eq!(secret.derive(b"label").expose()[..], expected[..]);
-        assert_eq!(
-            secret.expand::<12>(b"label")[..],
-            expected[..12],
-            "shorter output is a prefix"
-        );
+        assert_eq!(secret.expand::<12>(b"label")[..], expected[..12], "shorter output is a prefix");
     }
 
     #[test]
@@ -75,9 +71,6 @@ mod tests {
     }
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len())
-            .step_by(2)
-            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
-            .collect()
+        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
     }
 }

@@ -1,7 +1,12 @@
+//! Whole handshakes over a pipe in memory, with paused time and an eavesdropper.
+
+mod over_mem;
+mod pipe;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use tokio::sync::mpsc;
+use pipe::Pipe;
 
 use super::client::dial;
 use super::server::serve;
@@ -20,23 +25,10 @@ async fn a_known_client_gets_a_new_session_and_both_ends_know_each_other() {
     assert_eq!(client.session, server.session);
     assert!(!client.session.is_new());
     assert!(!client.resumed && !server.resumed);
-    assert_eq!(
-        (client.peer, server.peer),
-        (key(2).public(), key(1).public())
-    );
-    assert_eq!(
-        (client.peer_site.as_str(), server.peer_site.as_str()),
-        ("ir", "nl")
-    );
-    assert_eq!(
-        (client.uplink.as_str(), server.uplink.as_str()),
-        ("fibre", "fibre")
-    );
-    assert_eq!(
-        (client.windows, server.windows),
-        (windows(2), windows(1)),
-        "each has what the other gives"
-    );
+    assert_eq!((client.peer, server.peer), (key(2).public(), key(1).public()));
+    assert_eq!((client.peer_site.as_str(), server.peer_site.as_str()), ("ir", "nl"));
+    assert_eq!((client.uplink.as_str(), server.uplink.as_str()), ("fibre", "fibre"));
+    assert_eq!((client.windows, server.windows), (windows(2), windows(1)), "each has what the other gives");
     assert_eq!((client.version, server.version), (1, 1));
 }
 
@@ -49,10 +41,7 @@ async fn two_new_sessions_of_one_client_are_two() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_is_joined_by_the_key_that_created_it_only() {
-    let sites = Sites {
-        asked: SESSION,
-        ..Sites::default()
-    };
+    let sites = Sites { asked: SESSION, ..Sites::default() };
     sites.admission.own(SESSION, key(1).public());
     let (client, server) = meet(&sites).await;
     let client = client.unwrap();
@@ -68,39 +57,22 @@ async fn a_session_is_joined_by_the_key_that_created_it_only() {
 
 #[tokio::test(start_paused = true)]
 async fn all_links_that_lost_a_session_find_together_again() {
-    let sites = Sites {
-        asked: SESSION,
-        ..Sites::default()
-    };
+    let sites = Sites { asked: SESSION, ..Sites::default() };
     let server = server_identity(SealWish::Auto);
     let first = meet_at(&sites, &server).await.1.unwrap();
     assert!(!first.resumed);
     sites.admission.own(first.session, first.peer);
     let second = meet_at(&sites, &server).await.1.unwrap();
     assert_eq!(second.session, first.session);
-    assert!(
-        !second.resumed,
-        "the session asked for is gone all the same"
-    );
-    assert_eq!(
-        sites.admission.offers(),
-        [Offer::Create, Offer::Join(first.session)]
-    );
+    assert!(!second.resumed, "the session asked for is gone all the same");
+    assert_eq!(sites.admission.offers(), [Offer::Create, Offer::Join(first.session)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn another_client_that_asks_for_the_same_lost_session_gets_another_one() {
-    let one = Sites {
-        asked: SESSION,
-        ..Sites::default()
-    };
-    let two = Sites {
-        asked: SESSION,
-        client: key(8),
-        ..Sites::default()
-    };
-    two.admission
-        .know(key(8).public(), "de", Psk::from_bytes([5; 32]));
+    let one = Sites { asked: SESSION, ..Sites::default() };
+    let two = Sites { asked: SESSION, client: key(8), ..Sites::default() };
+    two.admission.know(key(8).public(), "de", Psk::from_bytes([5; 32]));
     let server = server_identity(SealWish::Auto);
     let one = meet_at(&one, &server).await.0.unwrap();
     let two = meet_at(&two, &server).await.0.unwrap();
@@ -111,16 +83,10 @@ async fn another_client_that_asks_for_the_same_lost_session_gets_another_one() {
 async fn a_replayed_first_message_costs_one_answer_and_never_makes_a_session() {
     let sites = Sites::default();
     let (mut client, server, tap) = Pipe::pair(Transport::Ws, None, None);
-    let (a, b) = run(
-        &mut client,
-        server,
-        &sites,
-        &server_identity(SealWish::Auto),
-    )
-    .await;
+    let (a, b) = run(&mut client, server, &sites, &server_identity(SealWish::Auto)).await;
     a.unwrap();
     b.unwrap();
-    let recorded = tap.from_client();
+    let recorded = tap.of_client();
     assert_eq!(recorded.len(), 2, "first message and CONFIRM");
 
     let (mut replayer, mut server, tap) = Pipe::pair(Transport::Ws, None, None);
@@ -137,19 +103,13 @@ async fn a_replayed_first_message_costs_one_answer_and_never_makes_a_session() {
         result
     };
     let ((), result) = tokio::join!(replay, respond);
-    assert!(
-        matches!(result, Err(AuthError::Unproven { ref peer }) if peer == "nl"),
-        "{result:?}"
-    );
-    assert_eq!(tap.from_server().len(), 1);
+    assert!(matches!(result, Err(AuthError::Unproven { ref peer }) if peer == "nl"), "{result:?}");
+    assert_eq!(tap.of_server().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_with_the_wrong_server_key_is_told_nothing_and_tells_its_user_why() {
-    let sites = Sites {
-        server_as_dialled: key(7).public(),
-        ..Sites::default()
-    };
+    let sites = Sites { server_as_dialled: key(7).public(), ..Sites::default() };
     let (client, server) = meet(&sites).await;
     assert!(matches!(server, Err(AuthError::Stranger)), "{server:?}");
     assert_unanswered(client);
@@ -157,24 +117,15 @@ async fn a_client_with_the_wrong_server_key_is_told_nothing_and_tells_its_user_w
 
 #[tokio::test(start_paused = true)]
 async fn a_client_with_an_unknown_key_is_told_nothing_and_tells_its_user_why() {
-    let sites = Sites {
-        client: key(9),
-        ..Sites::default()
-    };
+    let sites = Sites { client: key(9), ..Sites::default() };
     let (client, server) = meet(&sites).await;
-    assert!(
-        matches!(server, Err(AuthError::UnknownPeer(k)) if k == key(9).public()),
-        "{server:?}"
-    );
+    assert!(matches!(server, Err(AuthError::UnknownPeer(k)) if k == key(9).public()), "{server:?}");
     assert_unanswered(client);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_pre_shared_key_is_named() {
-    let sites = Sites {
-        psk: Psk::none(),
-        ..Sites::default()
-    };
+    let sites = Sites { psk: Psk::none(), ..Sites::default() };
     let (client, server) = meet(&sites).await;
     let client = client.unwrap_err();
     assert!(matches!(client, AuthError::WrongAnswer), "{client:?}");
@@ -190,36 +141,18 @@ async fn a_change_of_any_byte_on_the_way_ends_the_handshake() {
         for at in [0, 15, 31, 32, 60, 79, 80, 95, 120, 200, 255] {
             let sites = Sites::default();
             let (mut client, mut server, _) = Pipe::pair(Transport::Ws, None, None);
-            let end = if from_client {
-                &mut client
-            } else {
-                &mut server
-            };
+            let end = if from_client { &mut client } else { &mut server };
             end.corrupt = Some((index, at));
-            let (client, server) = run(
-                &mut client,
-                server,
-                &sites,
-                &server_identity(SealWish::Auto),
-            )
-            .await;
+            let (client, server) = run(&mut client, server, &sites, &server_identity(SealWish::Auto)).await;
             assert!(server.is_err(), "message {index} byte {at}: {server:?}");
-            assert!(
-                client.is_err() || (from_client && index == 1),
-                "only CONFIRM has no answer"
-            );
+            assert!(client.is_err() || (from_client && index == 1), "only CONFIRM has no answer");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_sends_garbage_sees_an_open_silent_connection_for_a_while() {
-    for garbage in [
-        vec![],
-        vec![0; 16],
-        vec![0x55; 300],
-        vec![0xff; MESSAGE_MAX],
-    ] {
+    for garbage in [vec![], vec![0; 16], vec![0x55; 300], vec![0xff; MESSAGE_MAX]] {
         let (mut prober, mut server, tap) = Pipe::pair(Transport::Ws, None, None);
         prober.send(&garbage).await.unwrap();
         let start = Instant::now();
@@ -229,7 +162,7 @@ async fn who_sends_garbage_sees_an_open_silent_connection_for_a_while() {
         let open_for = start.elapsed();
         assert!(matches!(result, Err(AuthError::Stranger)), "{result:?}");
         assert!((TIMEOUT / 2..=TIMEOUT).contains(&open_for), "{open_for:?}");
-        assert!(tap.from_server().is_empty(), "{SILENT}");
+        assert!(tap.of_server().is_empty(), "{SILENT}");
     }
 }
 
@@ -257,26 +190,12 @@ async fn a_flood_before_authentication_ends_at_the_byte_limit() {
     }
     let start = Instant::now();
     let id = server_identity(SealWish::Auto);
-    let allowance = Allowance {
-        bytes: 10_000,
-        time: TIMEOUT,
-    };
-    assert!(
-        serve(&mut server, &id, &Known::default(), allowance)
-            .await
-            .is_err()
-    );
-    assert_eq!(
-        start.elapsed(),
-        Duration::ZERO,
-        "nothing is waited for once the bytes are used up"
-    );
-    let unread = std::iter::from_fn(|| server.rx.try_recv().ok()).count();
-    assert!(
-        (990..=991).contains(&unread),
-        "10 kB are ten messages with their cost, {unread} were left"
-    );
-    assert!(tap.from_server().is_empty(), "{SILENT}");
+    let allowance = Allowance { bytes: 10_000, time: TIMEOUT };
+    assert!(serve(&mut server, &id, &Known::default(), allowance).await.is_err());
+    assert_eq!(start.elapsed(), Duration::ZERO, "nothing is waited for once the bytes are used up");
+    let unread = server.unread();
+    assert!((990..=991).contains(&unread), "10 kB are ten messages with their cost, {unread} were left");
+    assert!(tap.of_server().is_empty(), "{SILENT}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,11 +204,8 @@ async fn a_message_longer_than_a_handshake_message_is_not_taken_in() {
     prober.send(&vec![0; MESSAGE_MAX + 1]).await.unwrap();
     let id = server_identity(SealWish::Auto);
     let result = serve(&mut server, &id, &Known::default(), Allowance::default()).await;
-    assert!(
-        matches!(result, Err(AuthError::Link(LinkError::TooLong { .. }))),
-        "{result:?}"
-    );
-    assert!(tap.from_server().is_empty(), "{SILENT}");
+    assert!(matches!(result, Err(AuthError::Link(LinkError::TooLong { .. }))), "{result:?}");
+    assert!(tap.of_server().is_empty(), "{SILENT}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,10 +213,7 @@ async fn who_says_nothing_is_closed_when_the_time_is_up() {
     let (_silent, mut server, _) = Pipe::pair(Transport::Ws, None, None);
     let start = Instant::now();
     let id = server_identity(SealWish::Auto);
-    let allowance = Allowance {
-        time: Duration::from_secs(7),
-        ..Allowance::default()
-    };
+    let allowance = Allowance { time: Duration::from_secs(7), ..Allowance::default() };
     let result = serve(&mut server, &id, &Known::default(), allowance).await;
     assert!(matches!(result, Err(AuthError::Timeout(_))), "{result:?}");
     assert_eq!(start.elapsed(), Duration::from_secs(7));
@@ -330,50 +243,19 @@ async fn records_are_sealed_unless_tls_ends_at_the_peer_and_both_ends_use_the_sa
         (Transport::Ws, one, one, auto, always, Ok(true)),
         (Transport::Quic, one, one, auto, auto, Ok(false)),
         (Transport::Quic, one, one, always, always, Ok(false)),
-        (
-            Transport::Quic,
-            one,
-            two,
-            auto,
-            auto,
-            Err(RefusalCode::NotEndToEnd),
-        ),
-        (
-            Transport::Quic,
-            None,
-            one,
-            auto,
-            auto,
-            Err(RefusalCode::NotEndToEnd),
-        ),
-        (
-            Transport::Quic,
-            one,
-            None,
-            auto,
-            auto,
-            Err(RefusalCode::NotEndToEnd),
-        ),
+        (Transport::Quic, one, two, auto, auto, Err(RefusalCode::NotEndToEnd)),
+        (Transport::Quic, None, one, auto, auto, Err(RefusalCode::NotEndToEnd)),
+        (Transport::Quic, one, None, auto, auto, Err(RefusalCode::NotEndToEnd)),
         (Transport::Mem, None, None, always, always, Ok(false)),
     ] {
-        let case = format!(
-            "{transport:?} {client_sees:?} {server_sees:?} {client_wish:?} {server_wish:?}"
-        );
-        let sites = Sites {
-            seal: client_wish,
-            ..Sites::default()
-        };
+        let case = format!("{transport:?} {client_sees:?} {server_sees:?} {client_wish:?} {server_wish:?}");
+        let sites = Sites { seal: client_wish, ..Sites::default() };
         let (mut client, server, _) = Pipe::pair(transport, client_sees, server_sees);
-        let (client, server) =
-            run(&mut client, server, &sites, &server_identity(server_wish)).await;
+        let (client, server) = run(&mut client, server, &sites, &server_identity(server_wish)).await;
         match outcome {
             Ok(sealed) => {
                 let (client, server) = (client.unwrap().seal, server.unwrap().seal);
-                assert_eq!(
-                    (client.is_some(), server.is_some()),
-                    (sealed, sealed),
-                    "{case}"
-                );
+                assert_eq!((client.is_some(), server.is_some()), (sealed, sealed), "{case}");
                 if let (Some(client), Some(server)) = (client, server) {
                     assert_eq!(client.cipher(), server.cipher());
                     let mut record = b"record".to_vec();
@@ -382,14 +264,8 @@ async fn records_are_sealed_unless_tls_ends_at_the_peer_and_both_ends_use_the_sa
                 }
             }
             Err(code) => {
-                assert!(
-                    matches!(client, Err(AuthError::Refused(ref r)) if r.code == code),
-                    "{case}: {client:?}"
-                );
-                assert!(
-                    matches!(server, Err(AuthError::Declined { .. })),
-                    "{case}: {server:?}"
-                );
+                assert!(matches!(client, Err(AuthError::Refused(ref r)) if r.code == code), "{case}: {client:?}");
+                assert!(matches!(server, Err(AuthError::Declined { .. })), "{case}: {server:?}");
             }
         }
     }
@@ -400,54 +276,22 @@ async fn ends_that_see_different_kinds_of_connection_do_not_meet() {
     let sites = Sites::default();
     let (mut client, mut server, _) = Pipe::pair(Transport::Ws, Some([1; 32]), Some([1; 32]));
     server.transport = Transport::Quic;
-    let (client, _) = run(
-        &mut client,
-        server,
-        &sites,
-        &server_identity(SealWish::Auto),
-    )
-    .await;
-    assert!(
-        matches!(client, Err(AuthError::Refused(ref r)) if r.code == RefusalCode::Mismatch),
-        "{client:?}"
-    );
+    let (client, _) = run(&mut client, server, &sites, &server_identity(SealWish::Auto)).await;
+    assert!(matches!(client, Err(AuthError::Refused(ref r)) if r.code == RefusalCode::Mismatch), "{client:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_of_another_version_is_told_which_side_to_update() {
-    let newer = Versions {
-        min: VERSIONS.max + 1,
-        max: VERSIONS.max + 3,
-    };
-    let (answer, server) = ask_by_hand(
-        &Hello {
-            versions: newer,
-            ..hello()
-        }
-        .encode(0),
-    )
-    .await;
+    let newer = Versions { min: VERSIONS.max + 1, max: VERSIONS.max + 3 };
+    let (answer, server) = ask_by_hand(&Hello { versions: newer, ..hello() }.encode(0)).await;
     let refusal = answer.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Version);
     assert!(refusal.reason.contains("update the server"), "{refusal}");
     assert!(AuthError::Refused(refusal).is_permanent());
-    assert!(
-        matches!(server, Err(AuthError::Declined { .. })),
-        "{server:?}"
-    );
+    assert!(matches!(server, Err(AuthError::Declined { .. })), "{server:?}");
 
-    let wider = Versions {
-        min: VERSIONS.min,
-        max: VERSIONS.max + 3,
-    };
-    let (answer, _) = ask_by_hand(
-        &Hello {
-            versions: wider,
-            ..hello()
-        }
-        .encode(0),
-    )
-    .await;
+    let wider = Versions { min: VERSIONS.min, max: VERSIONS.max + 3 };
+    let (answer, _) = ask_by_hand(&Hello { versions: wider, ..hello() }.encode(0)).await;
     assert_eq!(answer.unwrap().version, VERSIONS.max);
 }
 
@@ -462,19 +306,12 @@ async fn a_hello_that_makes_no_sense_is_refused_with_a_sentence() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_is_told_to_the_client_and_retrying_makes_sense() {
     let sites = Sites::default();
-    *sites.admission.refuse.lock().unwrap() =
-        Some(Refusal::new(RefusalCode::Limit, "8 of 8 sessions in use"));
+    *sites.admission.refuse.lock().unwrap() = Some(Refusal::new(RefusalCode::Limit, "8 of 8 sessions in use"));
     let (client, server) = meet(&sites).await;
     let client = client.unwrap_err();
-    assert_eq!(
-        client.to_string(),
-        "refused by the server: limit reached: 8 of 8 sessions in use"
-    );
+    assert_eq!(client.to_string(), "refused by the server: limit reached: 8 of 8 sessions in use");
     assert!(!client.is_permanent());
-    assert!(
-        matches!(server, Err(AuthError::Declined { ref peer, .. }) if peer == "nl"),
-        "{server:?}"
-    );
+    assert!(matches!(server, Err(AuthError::Declined { ref peer, .. }) if peer == "nl"), "{server:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -497,61 +334,16 @@ async fn a_server_that_answers_against_the_clients_rules_is_left() {
     };
     assert!(answer_by_hand(good(), SealWish::Auto, None).await.is_ok());
     for (welcome, wish, exporter) in [
-        (
-            hello::Welcome {
-                seal: None,
-                ..good()
-            },
-            SealWish::Auto,
-            None,
-        ),
-        (
-            hello::Welcome {
-                seal: None,
-                ..good()
-            },
-            SealWish::Always,
-            Some([1; 32]),
-        ),
-        (
-            hello::Welcome {
-                version: 0,
-                ..good()
-            },
-            SealWish::Auto,
-            None,
-        ),
-        (
-            hello::Welcome {
-                version: VERSIONS.max + 1,
-                ..good()
-            },
-            SealWish::Auto,
-            None,
-        ),
-        (
-            hello::Welcome {
-                session: SessionId::NEW,
-                ..good()
-            },
-            SealWish::Auto,
-            None,
-        ),
-        (
-            hello::Welcome {
-                resumed: true,
-                ..good()
-            },
-            SealWish::Auto,
-            None,
-        ),
+        (hello::Welcome { seal: None, ..good() }, SealWish::Auto, None),
+        (hello::Welcome { seal: None, ..good() }, SealWish::Always, Some([1; 32])),
+        (hello::Welcome { version: 0, ..good() }, SealWish::Auto, None),
+        (hello::Welcome { version: VERSIONS.max + 1, ..good() }, SealWish::Auto, None),
+        (hello::Welcome { session: SessionId::NEW, ..good() }, SealWish::Auto, None),
+        (hello::Welcome { resumed: true, ..good() }, SealWish::Auto, None),
     ] {
         let case = format!("{welcome:?}");
         let result = answer_by_hand(welcome, wish, exporter).await;
-        assert!(
-            matches!(result, Err(AuthError::Unacceptable(_))),
-            "{case}: {result:?}"
-        );
+        assert!(matches!(result, Err(AuthError::Unacceptable(_))), "{case}: {result:?}");
     }
 }
 
@@ -559,32 +351,17 @@ async fn a_server_that_answers_against_the_clients_rules_is_left() {
 async fn lengths_on_the_wire_do_not_show_lengths_of_names() {
     let mut lengths: [Vec<usize>; 2] = Default::default();
     for _ in 0..40 {
-        for (i, uplink) in ["a", "a-much-longer-name-of-an-uplink-than-the-other-one"]
-            .into_iter()
-            .enumerate()
-        {
-            let sites = Sites {
-                uplink,
-                ..Sites::default()
-            };
+        for (i, uplink) in ["a", "a-much-longer-name-of-an-uplink-than-the-other-one"].into_iter().enumerate() {
+            let sites = Sites { uplink, ..Sites::default() };
             let (mut client, server, tap) = Pipe::pair(Transport::Ws, None, None);
-            let (client, _) = run(
-                &mut client,
-                server,
-                &sites,
-                &server_identity(SealWish::Auto),
-            )
-            .await;
+            let (client, _) = run(&mut client, server, &sites, &server_identity(SealWish::Auto)).await;
             client.unwrap();
-            lengths[i].push(tap.from_client()[0].len());
+            lengths[i].push(tap.of_client()[0].len());
         }
     }
     for lengths in &lengths {
         let (low, high) = (lengths.iter().min().unwrap(), lengths.iter().max().unwrap());
-        assert!(
-            *low >= 256 && *high < 256 + 512 && high - low > 200,
-            "{lengths:?}"
-        );
+        assert!(*low >= 256 && *high < 256 + 512 && high - low > 200, "{lengths:?}");
     }
 }
 
@@ -592,24 +369,9 @@ async fn lengths_on_the_wire_do_not_show_lengths_of_names() {
 async fn errors_and_results_show_no_secret() {
     let sites = Sites::default();
     let (client, server) = meet(&sites).await;
-    let shown = format!(
-        "{client:?} {server:?} {:?} {:?}",
-        sites.identity(),
-        server_identity(SealWish::Always)
-    );
-    assert!(
-        shown.contains("PrivateKey(..)")
-            && shown.contains("Secret(..)")
-            && shown.contains("Psk(..)"),
-        "{shown}"
-    );
-    for bytes in [
-        "[1, 1",
-        "[2, 2",
-        "[5, 5",
-        &*key(1).to_base64(),
-        &*key(2).to_base64(),
-    ] {
+    let shown = format!("{client:?} {server:?} {:?} {:?}", sites.identity(), server_identity(SealWish::Always));
+    assert!(shown.contains("PrivateKey(..)") && shown.contains("Secret(..)") && shown.contains("Psk(..)"), "{shown}");
+    for bytes in ["[1, 1", "[2, 2", "[5, 5", &*key(1).to_base64(), &*key(2).to_base64()] {
         assert!(!shown.contains(bytes), "{bytes} in {shown}");
     }
 }
@@ -629,11 +391,7 @@ const _: () = {
 fn assert_unanswered(result: Result<Agreed, AuthError>) {
     let error = result.unwrap_err();
     assert!(matches!(error, AuthError::Unanswered(_)), "{error:?}");
-    assert!(
-        error
-            .to_string()
-            .contains("does not know the key of this site, or its own key is not the one")
-    );
+    assert!(error.to_string().contains("does not know the key of this site, or its own key is not the one"));
     assert!(!error.is_permanent(), "the server may learn the key");
 }
 
@@ -673,10 +431,7 @@ impl Sites {
     }
 
     fn ask(&self) -> Ask {
-        Ask {
-            seal: self.seal,
-            ..Ask::new(self.asked, self.uplink, windows(1))
-        }
+        Ask { seal: self.seal, ..Ask::new(self.asked, self.uplink, windows(1)) }
     }
 }
 
@@ -707,13 +462,7 @@ impl Default for Known {
 
 impl Known {
     fn know(&self, key: PublicKey, name: &str, psk: Psk) {
-        self.peers.lock().unwrap().insert(
-            key,
-            KnownPeer {
-                name: name.to_owned(),
-                psk,
-            },
-        );
+        self.peers.lock().unwrap().insert(key, KnownPeer { name: name.to_owned(), psk });
     }
 
     fn own(&self, session: SessionId, owner: PublicKey) {
@@ -744,10 +493,7 @@ async fn meet(sites: &Sites) -> (Result<Agreed, AuthError>, Result<Agreed, AuthE
     meet_at(sites, &server_identity(SealWish::Auto)).await
 }
 
-async fn meet_at(
-    sites: &Sites,
-    server: &ServerIdentity,
-) -> (Result<Agreed, AuthError>, Result<Agreed, AuthError>) {
+async fn meet_at(sites: &Sites, server: &ServerIdentity) -> (Result<Agreed, AuthError>, Result<Agreed, AuthError>) {
     let (mut client, server_end, _) = Pipe::pair(Transport::Ws, None, None);
     run(&mut client, server_end, sites, server).await
 }
@@ -792,27 +538,16 @@ fn hello() -> Hello {
 }
 
 /// A client that sends this payload, reads the answer and then does nothing.
-async fn ask_by_hand(
-    payload: &[u8],
-) -> (Result<hello::Welcome, Refusal>, Result<Agreed, AuthError>) {
+async fn ask_by_hand(payload: &[u8]) -> (Result<hello::Welcome, Refusal>, Result<Agreed, AuthError>) {
     let (mut client, mut server, _) = Pipe::pair(Transport::Ws, None, None);
     let ephemeral = Ephemeral::from_random_bytes([3; 32]);
-    let (first, initiator) = Initiator::start(
-        &key(1),
-        &key(2).public(),
-        &Psk::from_bytes([5; 32]),
-        ephemeral,
-        payload,
-    )
-    .unwrap();
+    let (first, initiator) =
+        Initiator::start(&key(1), &key(2).public(), &Psk::from_bytes([5; 32]), ephemeral, payload).unwrap();
     client.send(&first).await.unwrap();
     let (id, admission) = (server_identity(SealWish::Auto), Known::default());
     let result = serve(&mut server, &id, &admission, Allowance::default()).await;
     let second = client.recv(MESSAGE_MAX).await.unwrap();
-    (
-        hello::decode_answer(&initiator.finish(&second).unwrap().0).unwrap(),
-        result,
-    )
+    (hello::decode_answer(&initiator.finish(&second).unwrap().0).unwrap(), result)
 }
 
 /// A server that answers with this, whatever it was asked.
@@ -822,22 +557,13 @@ async fn answer_by_hand(
     exporter: Option<[u8; 32]>,
 ) -> Result<Agreed, AuthError> {
     let (mut client, mut server, _) = Pipe::pair(Transport::Ws, exporter, exporter);
-    let sites = Sites {
-        seal: wish,
-        ..Sites::default()
-    };
+    let sites = Sites { seal: wish, ..Sites::default() };
     let (identity, ask) = (sites.identity(), sites.ask());
     let answering = async {
         let first = server.recv(MESSAGE_MAX).await.unwrap();
         let ephemeral = Ephemeral::from_random_bytes([4; 32]);
-        let (_, _, responder) =
-            crate::wire::noise::Responder::read(&key(2), ephemeral, &first).unwrap();
-        let (second, _) = responder
-            .answer(
-                &Psk::from_bytes([5; 32]),
-                &hello::encode_answer(Ok(&welcome), 0),
-            )
-            .unwrap();
+        let (_, _, responder) = crate::wire::noise::Responder::read(&key(2), ephemeral, &first).unwrap();
+        let (second, _) = responder.answer(&Psk::from_bytes([5; 32]), &hello::encode_answer(Ok(&welcome), 0)).unwrap();
         server.send(&second).await.unwrap();
     };
     tokio::join!(dial(&mut client, &identity, &ask), answering).0
@@ -848,115 +574,5 @@ fn key(fill: u8) -> PrivateKey {
 }
 
 fn windows(n: u64) -> Windows {
-    Windows {
-        stream: n << 16,
-        session: varint::MAX - n,
-    }
-}
-
-type Sent = std::sync::Arc<Mutex<Vec<(bool, Vec<u8>)>>>;
-
-/// One end of a connection in memory.
-struct Pipe {
-    is_client: bool,
-    transport: Transport,
-    exporter: Option<[u8; 32]>,
-    tx: Option<mpsc::UnboundedSender<Vec<u8>>>,
-    rx: mpsc::UnboundedReceiver<Vec<u8>>,
-    sent: Sent,
-    count: usize,
-    /// Message and byte to change on its way.
-    corrupt: Option<(usize, usize)>,
-}
-
-/// Who listens in.
-struct Tap(Sent);
-
-impl Tap {
-    fn from_client(&self) -> Vec<Vec<u8>> {
-        self.from(true)
-    }
-
-    fn from_server(&self) -> Vec<Vec<u8>> {
-        self.from(false)
-    }
-
-    fn from(&self, client: bool) -> Vec<Vec<u8>> {
-        self.0
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|(by, _)| *by == client)
-            .map(|(_, message)| message.clone())
-            .collect()
-    }
-}
-
-impl Pipe {
-    fn pair(
-        transport: Transport,
-        client: Option<[u8; 32]>,
-        server: Option<[u8; 32]>,
-    ) -> (Self, Self, Tap) {
-        let (up, from_client) = mpsc::unbounded_channel();
-        let (down, from_server) = mpsc::unbounded_channel();
-        let sent = Sent::default();
-        let end = |is_client, exporter, tx, rx| Self {
-            is_client,
-            transport,
-            exporter,
-            tx: Some(tx),
-            rx,
-            sent: sent.clone(),
-            count: 0,
-            corrupt: None,
-        };
-        (
-            end(true, client, up, from_server),
-            end(false, server, down, from_client),
-            Tap(sent.clone()),
-        )
-    }
-
-    fn close(&mut self) {
-        self.tx = None;
-        self.rx.close();
-    }
-}
-
-impl Messages for Pipe {
-    async fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
-        let mut message = message.to_vec();
-        if let Some((index, at)) = self.corrupt
-            && index == self.count
-        {
-            message[at] ^= 0x10;
-        }
-        self.count += 1;
-        self.sent
-            .lock()
-            .unwrap()
-            .push((self.is_client, message.clone()));
-        let tx = self.tx.as_ref().ok_or(LinkError::Closed)?;
-        tx.send(message).map_err(|_| LinkError::Closed)
-    }
-
-    async fn recv(&mut self, max: usize) -> Result<Vec<u8>, LinkError> {
-        let message = self.rx.recv().await.ok_or(LinkError::Closed)?;
-        if message.len() > max {
-            return Err(LinkError::TooLong {
-                len: message.len() as u64,
-                max,
-            });
-        }
-        Ok(message)
-    }
-
-    fn exporter(&self) -> Option<[u8; 32]> {
-        self.exporter
-    }
-
-    fn transport(&self) -> Transport {
-        self.transport
-    }
+    Windows { stream: n << 16, session: varint::MAX - n }
 }

@@ -1,5 +1,6 @@
 //! What listeners and connectors have in common: the view of a stream that a copy loop needs, the loop between a local
-//! TCP connection and a stream, and counters. Whose connection it is, and who dials what, is decided above.
+//! TCP connection and a stream, and counters. They stand here, because listeners and connectors do not know
+//! each other; whose connection it is, and who dials what, is decided there.
 
 pub mod counters;
 #[cfg(test)]

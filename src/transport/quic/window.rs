@@ -1,0 +1,96 @@
+//! How many bytes may wait inside quinn: enough that it never runs dry, no more, because there nobody can tell a
+//! keystroke from a download.
+//!
+//! quinn counts against its send window all bytes of a lane from the first unacknowledged one on. So beyond the
+//! congestion window it needs room for what is unsent, and after a loss for what arrived behind the hole. The second
+//! depends on luck; it is learned: each time quinn ran out of data while we were waiting for room, the window was too
+//! small.
+
+/// Window of a connection of which nothing is known: several first flights.
+pub(super) const INITIAL: u64 = 256 * 1024;
+
+/// Smallest multiple of the congestion window: one round trip's worth under way and a quarter waiting.
+const FACTOR_MIN: f64 = 1.25;
+
+/// Largest multiple: a packet lost three times in a row holds back as many round trips.
+const FACTOR_MAX: f64 = 6.0;
+
+/// Room besides the multiple, for small windows and coarse timers: 64 KiB are 1 ms at 500 Mbit/s.
+const EXTRA: u64 = 64 * 1024;
+
+/// The learned window.
+#[derive(Debug)]
+pub(super) struct SendWindow {
+    factor: f64,
+    max: u64,
+    current: u64,
+}
+
+impl SendWindow {
+    /// A window of at most `max` bytes.
+    pub(super) fn new(max: u64) -> Self {
+        Self { factor: 2.0, max, current: INITIAL.min(max) }
+    }
+
+    /// What quinn is to be told, if it differs enough from what it was told last.
+    ///
+    /// `cwnd` is the congestion window in bytes. To be asked about once per window of bytes written; `starved` says
+    /// whether since then the connection had nothing to send although we had.
+    pub(super) fn update(&mut self, cwnd: u64, starved: bool) -> Option<u64> {
+        // Up by a quarter in a round trip, down by a half in about 35 of them.
+        let factor = if starved { self.factor * 1.25 } else { self.factor * 0.98 };
+        self.factor = factor.clamp(FACTOR_MIN, FACTOR_MAX);
+        let wanted = ((cwnd as f64 * self.factor) as u64 + EXTRA).min(self.max);
+        if wanted.abs_diff(self.current) * 16 < self.current {
+            return None;
+        }
+        self.current = wanted;
+        Some(wanted)
+    }
+
+    /// The window in force, in bytes.
+    pub(super) fn current(&self) -> u64 {
+        self.current
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    #[test]
+    fn a_smooth_path_keeps_little_more_than_its_congestion_window() {
+        let mut window = SendWindow::new(64 * MIB);
+        for _ in 0..100 {
+            window.update(4 * MIB, false);
+        }
+        assert!((5 * MIB..=6 * MIB).contains(&window.current()), "{}", window.current());
+    }
+
+    #[test]
+    fn starving_grows_the_window_and_the_limit_holds() {
+        let mut window = SendWindow::new(16 * MIB);
+        let mut last = 0;
+        for _ in 0..4 {
+            window.update(2 * MIB, true);
+            assert!(window.current() > last);
+            last = window.current();
+        }
+        for _ in 0..20 {
+            window.update(4 * MIB, true);
+        }
+        assert_eq!(window.current(), 16 * MIB);
+    }
+
+    #[test]
+    fn small_changes_are_not_worth_telling() {
+        let mut window = SendWindow::new(64 * MIB);
+        for _ in 0..100 {
+            window.update(4 * MIB, false);
+        }
+        assert_eq!(window.update(4 * MIB + 1000, false), None);
+        assert!(window.update(2 * MIB, false).is_some());
+    }
+}

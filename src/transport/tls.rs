@@ -1,1 +1,0 @@
-//! TLS configuration shared by the transports.
