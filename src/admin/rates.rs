@@ -62,24 +62,29 @@ impl Rates {
         }
     }
 
-    /// Whether another look would tell no more: the last one found a rate, or no link at all. Links that came up between
-    /// two looks are not waited for.
-    pub fn is_warm(&self) -> bool {
-        self.links.is_empty() || self.links.keys().any(|link| self.of(*link).is_some())
+    /// Whether another look would tell no more: one within the last seconds found a rate, or no link at all. Links that
+    /// came up between two looks are not waited for.
+    pub fn is_warm(&self, now: Instant) -> bool {
+        let fresh = |samples: &VecDeque<Sample>| {
+            rate(samples).is_some() && samples.back().is_some_and(|s| now.saturating_duration_since(s.at) <= STALE)
+        };
+        self.links.is_empty() || self.links.values().any(fresh)
     }
 
     /// The rate of a link; `None` before the second look.
     pub fn of(&self, link: LinkId) -> Option<Rate> {
-        let samples = self.links.get(&link)?;
-        let (first, last) = (samples.front()?, samples.back()?);
-        let time = last.at.saturating_duration_since(first.at);
-        if time < SPACING {
-            return None;
-        }
-        let per_second =
-            |from: u64, to: u64| (to.saturating_sub(from) as f64 * 8.0 / time.as_secs_f64()).round() as u64;
-        Some(Rate { sent: per_second(first.sent, last.sent), received: per_second(first.received, last.received) })
+        rate(self.links.get(&link)?)
     }
+}
+
+fn rate(samples: &VecDeque<Sample>) -> Option<Rate> {
+    let (first, last) = (samples.front()?, samples.back()?);
+    let time = last.at.saturating_duration_since(first.at);
+    if time < SPACING {
+        return None;
+    }
+    let per_second = |from: u64, to: u64| (to.saturating_sub(from) as f64 * 8.0 / time.as_secs_f64()).round() as u64;
+    Some(Rate { sent: per_second(first.sent, last.sent), received: per_second(first.received, last.received) })
 }
 
 #[cfg(test)]
@@ -116,11 +121,11 @@ mod tests {
     #[test]
     fn the_second_look_gives_a_rate_and_the_first_none() {
         let (mut rates, start) = (Rates::default(), epoch());
-        assert!(rates.is_warm(), "without links there is nothing to wait for");
+        assert!(rates.is_warm(start), "without links there is nothing to wait for");
         rates.sample(&snapshot(&[(0, 1_000, 0)], start), start);
-        assert_eq!((rates.is_warm(), rates.of(LinkId(0))), (false, None));
+        assert_eq!((rates.is_warm(start), rates.of(LinkId(0))), (false, None));
         rates.sample(&snapshot(&[(0, 51_000, 25_000), (1, 0, 0)], start), start + WARM_UP);
-        assert!(rates.is_warm(), "though the second link has no rate yet");
+        assert!(rates.is_warm(start + WARM_UP), "though the second link has no rate yet");
         assert_eq!(rates.of(LinkId(0)), Some(Rate { sent: 1_000_000, received: 500_000 }));
         assert_eq!(rates.of(LinkId(1)), None);
     }
@@ -147,7 +152,11 @@ mod tests {
         rates.sample(&snapshot(&[(0, 0, 0)], start), start);
         let later = start + Duration::from_secs(3_600);
         rates.sample(&snapshot(&[(0, 3_600_000, 0)], later), later);
-        assert_eq!((rates.is_warm(), rates.of(LinkId(0))), (false, None), "an hour's mean is not the last second's");
+        assert_eq!(
+            (rates.is_warm(later), rates.of(LinkId(0))),
+            (false, None),
+            "an hour's mean is not the last second's"
+        );
         rates.sample(&snapshot(&[(0, 3_650_000, 0)], later), later + WARM_UP);
         assert_eq!(rates.of(LinkId(0)), Some(Rate { sent: 1_000_000, received: 0 }));
     }

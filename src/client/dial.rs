@@ -19,7 +19,9 @@ const ALPN_HTTP: &[u8] = b"http/1.1";
 /// Dials one endpoint over one uplink.
 #[derive(Debug)]
 pub(super) struct Dialler {
-    pub(super) endpoint: Endpoint,
+    endpoint: Endpoint,
+    /// As an URL without its path, for people.
+    pub(super) name: String,
     bind: sockopt::Bind,
     /// Made at the first dial: trust stores are large and slow to read.
     tls: OnceCell<Arc<rustls::ClientConfig>>,
@@ -28,7 +30,13 @@ pub(super) struct Dialler {
 impl Dialler {
     pub(super) fn new(uplink: &Uplink, endpoint: &Endpoint) -> Self {
         let bind = sockopt::Bind { source: uplink.source, interface: uplink.interface.clone() };
-        Self { endpoint: endpoint.clone(), bind, tls: OnceCell::new() }
+        let scheme = match (endpoint.transport, endpoint.tls) {
+            (TransportKind::Quic, _) => "quic",
+            (_, true) => "wss",
+            (_, false) => "ws",
+        };
+        let name = format!("{scheme}://{}:{}", endpoint.host, endpoint.port);
+        Self { endpoint: endpoint.clone(), name, bind, tls: OnceCell::new() }
     }
 
     pub(super) async fn dial(&self, site: &Site) -> Result<Raw, LinkError> {
@@ -76,7 +84,7 @@ fn verify(verify: &config::Verify) -> Verify {
     match verify {
         config::Verify::System => Verify::System,
         config::Verify::None => Verify::None,
-        config::Verify::Ca(path) => Verify::Ca(path.clone()),
-        config::Verify::Pin(digest) => Verify::Pinned(tls::Fingerprint(*digest)),
+        config::Verify::Ca(path) => Verify::CaFile(path.clone()),
+        config::Verify::Pin(digest) => Verify::Pin(tls::Fingerprint(*digest)),
     }
 }

@@ -22,13 +22,14 @@ use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
 use crate::site::edges::{self, Served};
 use crate::site::params;
+use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
 use crate::transport::quic;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
-use super::status::DialState;
+use super::status::Dial;
 
 /// While there is no session, links are admitted one at a time, so that they do not found one each. A handshake that
 /// hangs gives way after this.
@@ -52,7 +53,8 @@ pub(super) struct Site {
     closing: Cell<bool>,
     pub(super) quic: quic::Endpoint,
     pub(super) listeners: RefCell<Vec<Served>>,
-    pub(super) dials: RefCell<BTreeMap<(String, String), DialState>>,
+    pub(super) reporter: Reporter,
+    pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
 }
 
 #[derive(Debug)]
@@ -104,6 +106,7 @@ impl Site {
             closing: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
             listeners: RefCell::default(),
+            reporter: Reporter::default(),
             dials: RefCell::default(),
         });
         site.drive(first);
@@ -191,7 +194,7 @@ impl Site {
         let meta = LinkMeta {
             info: admitted.info,
             uplink: admitted.uplink,
-            sealed: admitted.sealed.map(crate::wire::seal::Cipher::name),
+            sealed: admitted.sealed.map(report::cipher),
             rank,
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)

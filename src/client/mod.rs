@@ -83,7 +83,7 @@ impl Client {
                 let handle = handle.clone();
                 let provider: admin::Provider = Rc::new(move || {
                     let handle = handle.clone();
-                    Box::pin(async move { handle.status() })
+                    Box::pin(async move { handle.status().await })
                 });
                 Some(admin::serve(path, provider).with_context(|| format!("admin socket {}", path.display()))?)
             }
@@ -99,8 +99,8 @@ impl Client {
 
 impl Handle {
     /// What the client is doing.
-    pub fn status(&self) -> admin::Status {
-        status::take(&self.site)
+    pub async fn status(&self) -> admin::Status {
+        status::take(&self.site).await
     }
 
     /// Lets streams end for at most `patience`, then ends the session.

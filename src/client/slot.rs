@@ -56,7 +56,7 @@ impl Slot {
                     backoff.next().unwrap_or(self.retry.cap).mul_f64(random::fraction())
                 }
                 Err(error) => {
-                    tracing::info!(uplink = &*self.uplink, endpoint = %self.dialler.endpoint, attempt = attempts,
+                    tracing::info!(uplink = &*self.uplink, endpoint = self.dialler.name, attempt = attempts,
                         error = %error.text, "no link");
                     self.report(|dial| dial.failed(&error.text));
                     if error.permanent {
@@ -87,7 +87,7 @@ impl Slot {
         let raw = self.dialler.dial(&self.site).await.map_err(Failure::passing)?;
         let (link, end) = self.site.join(raw, &self.uplink, self.rank).await.map_err(Failure::joining)?;
         let since = Instant::now();
-        self.report(status::DialState::connected);
+        self.report(status::Dial::connected);
         self.pool.add(link);
         let end = self.hold(link, end).await;
         self.pool.remove(link);
@@ -106,8 +106,8 @@ impl Slot {
         end.await.unwrap_or_else(|_| gone())
     }
 
-    fn report(&self, change: impl FnOnce(&mut status::DialState)) {
-        let key = (self.uplink.to_string(), format!("{}#{}", self.dialler.endpoint, self.place));
+    fn report(&self, change: impl FnOnce(&mut status::Dial)) {
+        let key = (self.uplink.to_string(), format!("{}#{}", self.dialler.name, self.place));
         change(self.site.dials.borrow_mut().entry(key).or_default());
     }
 }

@@ -15,7 +15,6 @@ mod common;
 mod endpoint;
 mod forward;
 mod keyfile;
-mod keys;
 mod listen;
 mod occupied;
 mod reader;
@@ -43,7 +42,7 @@ pub use crate::config::common::{
 };
 pub use crate::config::endpoint::{Endpoint, Verify};
 pub use crate::config::forward::{Forward, Socks5};
-pub use crate::config::keys::{KeyError, PrivateKey, Psk, PublicKey};
+pub use crate::wire::noise::{KeyError, PrivateKey, Psk, PublicKey};
 pub use crate::config::listen::{Certificate, Decoy, Listen};
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod driver;
+pub mod edge;
 mod link;
 pub mod random;
 pub mod shell;

@@ -78,7 +78,9 @@ fn decoy(decoy: &config::Decoy) -> ws::Decoy {
         config::Decoy::NotFound => ws::Decoy::NotFound,
         config::Decoy::Directory(path) => ws::Decoy::Directory(path.clone()),
         config::Decoy::Redirect(url) => ws::Decoy::Redirect(url.clone()),
-        config::Decoy::Upstream { host, port } => ws::Decoy::Upstream(ws::Upstream::new(host.to_string(), *port)),
+        config::Decoy::Upstream { host, port } => {
+            ws::Decoy::Upstream(ws::Upstream { host: host.to_string(), port: *port, tls: None })
+        },
     }
 }
 

@@ -78,9 +78,9 @@ impl Server {
                     let (hub, name) = (Arc::clone(&hub), name.clone());
                     Box::pin(async move {
                         let uptime = clock::now().saturating_duration_since(started);
-                        let mut status = Status::new(&name, "server", uptime);
+                        let mut status = Status::head(&name, "server", uptime);
                         hub.fill_status(&mut status).await;
-                        status
+                        status.sum()
                     })
                 });
                 Some(admin::serve(path, provider).with_context(|| format!("admin socket {}", path.display()))?)

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
-use crate::admin::{ListenerStatus, SessionStatus};
+use crate::admin::status::{ListenerStatus, SessionStatus};
 use crate::config;
 use crate::engine::Engine;
 use crate::ids::{SessionId, Side};
@@ -20,6 +20,7 @@ use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
 use crate::site::edges::{self, Edges, Served};
 use crate::site::params;
+use crate::site::report::{self, Reporter};
 use crate::transport;
 use crate::transport::auth::Admitted;
 use crate::wire::code::Code;
@@ -92,6 +93,7 @@ struct Worker {
     performance: config::Performance,
     liveness: config::Liveness,
     hub: Arc<Hub>,
+    reporter: Rc<Reporter>,
     /// Links come from another thread's runtime.
     foreign: bool,
 }
@@ -105,17 +107,14 @@ impl Worker {
             let state = PeerState { config, slot, served, accepting, sessions: RefCell::default() };
             peers.insert(index, Rc::new(state));
         }
-        Ok(Self { peers, performance: share.performance, liveness: share.liveness, hub, foreign })
+        Ok(Self { peers, performance: share.performance, liveness: share.liveness, hub, reporter: Rc::default(), foreign })
     }
 
     async fn run(self, mut inbox: mpsc::Receiver<Command>) {
         while let Some(command) = inbox.recv().await {
             match command {
                 Command::Link { peer, admitted } => self.link(peer, *admitted),
-                Command::Status(answer) => {
-                    // Whoever asked may have left.
-                    let _left = answer.send(self.status());
-                }
+                Command::Status(answer) => self.tell(answer),
                 Command::Shutdown(patience, done) => {
                     self.shutdown(patience).await;
                     let _left = done.send(());
@@ -141,7 +140,7 @@ impl Worker {
         let meta = LinkMeta {
             info: admitted.info,
             uplink: admitted.uplink,
-            sealed: admitted.sealed.map(crate::wire::seal::Cipher::name),
+            sealed: admitted.sealed.map(report::cipher),
             rank: 0,
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
@@ -177,16 +176,20 @@ impl Worker {
         shell
     }
 
-    fn status(&self) -> Part {
-        let mut part = Part { sessions: Vec::new(), listeners: Vec::new() };
+    /// Answers in its own time; links go on coming meanwhile.
+    fn tell(&self, answer: oneshot::Sender<Part>) {
+        let mut shells = Vec::new();
+        let mut listeners = Vec::new();
         for peer in self.peers.values() {
-            for (id, shell) in peer.sessions.borrow().iter() {
-                let (snapshot, metas) = shell.snapshot();
-                part.sessions.push(SessionStatus::from_snapshot(*id, &peer.config.name, &snapshot, &metas));
-            }
-            part.listeners.extend(peer.served.iter().map(ListenerStatus::from_served));
+            shells.extend(peer.sessions.borrow().values().cloned());
+            listeners.extend(peer.served.iter().map(|served| report::listener(served, Some(&peer.config.name))));
         }
-        part
+        let reporter = Rc::clone(&self.reporter);
+        spawn_local(async move {
+            let sessions = reporter.sessions(&shells).await;
+            // Whoever asked may have left.
+            let _left = answer.send(Part { sessions, listeners });
+        });
     }
 
     async fn shutdown(&self, patience: Duration) {

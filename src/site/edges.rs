@@ -10,8 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::config::{Forward, Socks5};
-use crate::connectors;
-use crate::connectors::allow::AllowList;
+use crate::connectors::{self, AllowList, Connector, DialParams};
 use crate::listeners::{self, Counters, SessionSlot};
 use crate::runtime::stream::IncomingStream;
 use crate::wire::frame::Class;
@@ -106,9 +105,9 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// What to do with streams that the other site asks this one to connect.
 pub fn connector(allow: AllowList) -> impl Fn(IncomingStream) {
-    let allow = Rc::new(allow);
+    let counters = Arc::new(connectors::Counters::default());
+    let connector = Rc::new(Connector::new(allow, DialParams::default(), counters));
     move |incoming| {
-        let allow = Rc::clone(&allow);
-        spawn_local(async move { connectors::serve(incoming, &allow, &connectors::Params::default()).await });
+        spawn_local(Rc::clone(&connector).serve(incoming));
     }
 }

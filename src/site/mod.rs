@@ -2,5 +2,6 @@
 
 pub mod edges;
 pub mod params;
+pub mod report;
 
 pub use edges::Edges;
