@@ -227,7 +227,7 @@ impl RecvHalf {
         if self.end.is_some() {
             return false;
         }
-        self.released + self.window >= self.credit + self.window / 4
+        self.released + self.window >= self.credit + self.window / 2
     }
 
     /// Raises the credit to what the window allows and returns it.
