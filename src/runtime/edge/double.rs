@@ -192,8 +192,11 @@ impl StreamEnd for Double {
 
     fn stop(&mut self, code: Code) {
         let mut shared = self.shared.borrow_mut();
-        shared.ways[1 - self.side].stopped = Some(code);
-        shared.ways[1 - self.side].queue.clear();
+        let way = &mut shared.ways[1 - self.side];
+        way.stopped = Some(code);
+        let undelivered: usize = way.queue.drain(..).map(|chunk| chunk.len()).sum();
+        way.delivered += undelivered;
+        way.released += undelivered;
         shared.wake(1 - self.side);
     }
 }
