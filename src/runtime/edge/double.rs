@@ -1,5 +1,5 @@
-//! A stream in memory whose two ends hold their users to the contract of [`StreamEnd`]: a chunk longer than was allowed,
-//! a byte released twice or anything sent after the end panics.
+//! A stream in memory whose two ends hold their users to the contract of [`StreamEnd`]: a chunk longer than was
+//! allowed, a byte released twice or anything sent after the end panics.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
