@@ -140,7 +140,7 @@ pub struct Tx {
 
 impl Tx {
     /// Ready with the number of bytes wanted next, when everything taken before has left for the kernel and the kernel has
-    /// sent most of it ([`sockopt::NOTSENT_LOWAT`](crate::transport::sockopt::NOTSENT_LOWAT)).
+    /// sent all but a few milliseconds of it ([`sockopt::unsent_for`](crate::transport::sockopt::unsent_for)).
     ///
     /// # Errors
     /// The link is lost.
