@@ -26,6 +26,8 @@ pub mod config;
 pub mod admin;
 
 pub mod cli;
+pub mod site;
+
 pub mod client;
 pub mod demo;
 pub mod server;

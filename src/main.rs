@@ -1,1 +1,23 @@
-fn main(){}
+//! The program: parses its command line and hands over.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use ghostwire::{admin, cli, client, demo, server};
+
+fn main() -> ExitCode {
+    let handlers = cli::Handlers {
+        server: |config| server::run(*config),
+        client: |config| client::run(*config),
+        status: print_status,
+        demo: demo::run,
+    };
+    cli::run(std::env::args_os(), &handlers)
+}
+
+fn print_status(ask: cli::Status) -> anyhow::Result<()> {
+    let status = admin::ask(&ask.socket)?;
+    let text = if ask.json { serde_json::to_string_pretty(&status)? } else { admin::text::render(&status) };
+    writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    Ok(())
+}

@@ -1,1 +1,20 @@
-//! stub
+//! What a running site says about itself, and the socket it says it on.
+//!
+//! [`status`] has the plain data, filled from what the session threads publish; [`rates`] makes rates of counters;
+//! [`text`] prints it for people. [`socket`] answers questions on a unix socket and [`ask`] puts them: one line of JSON
+//! there ([`protocol`]), one line of JSON back. Nothing here changes a session, and no type here has room for a secret.
+
+pub mod ask;
+pub mod human;
+pub mod memory;
+pub mod protocol;
+pub mod rates;
+pub mod socket;
+pub mod status;
+pub mod table;
+pub mod text;
+
+pub use ask::{AskError, ask};
+pub use rates::Rates;
+pub use socket::{Provider, Server, serve};
+pub use status::Status;

@@ -1,1 +1,134 @@
-//! stub
+//! The face of the program on the command line: what was asked for, by whom it is done, and the exit code.
+//!
+//! Keys, checks and the reading of configurations are done here. Running sites, the demonstration and status belong to
+//! others and come in as [`Handlers`]. Results go to standard output, everything else to standard error.
+
+mod args;
+mod check;
+mod keygen;
+mod logging;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::args::{Command, Line};
+use crate::config::{self, Client, Server};
+
+pub use crate::cli::args::Demo;
+pub use crate::cli::status::Status;
+
+/// Who does what this module does not. Each returns when it is finished or has been told to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Handlers {
+    /// Runs a server.
+    pub server: fn(Box<Server>) -> anyhow::Result<()>,
+    /// Runs a client.
+    pub client: fn(Box<Client>) -> anyhow::Result<()>,
+    /// Asks a running site.
+    pub status: fn(Status) -> anyhow::Result<()>,
+    /// Runs the demonstration.
+    pub demo: fn(Demo) -> anyhow::Result<()>,
+}
+
+/// How the program ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exit {
+    /// All is well.
+    Fine = 0,
+    /// It ran, and failed.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The configuration is bad (`EX_USAGE` of sysexits.h, as proxies use it for that).
+    Config = 64,
+}
+
+/// Carries out a command line, whose first word is the name of the program.
+pub fn run(line: impl IntoIterator<Item = OsString>, handlers: &Handlers) -> ExitCode {
+    let streams = &mut Streams { input: &mut io::stdin(), out: &mut io::stdout(), err: &mut io::stderr() };
+    ExitCode::from(run_on(line, handlers, streams) as u8)
+}
+
+/// Standard input and outputs, or a test's.
+struct Streams<'a> {
+    input: &'a mut dyn Read,
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+}
+
+fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams: &mut Streams<'_>) -> Exit {
+    let command = match Line::try_parse_from(line) {
+        Ok(line) => line.command,
+        Err(error) => return streams.usage(&error),
+    };
+    match command {
+        Command::Server(file) => match config::load_server(&file.config) {
+            Ok(server) => {
+                logging::init(&server.log);
+                streams.outcome((handlers.server)(Box::new(server)))
+            }
+            Err(errors) => streams.bad_config(&errors),
+        },
+        Command::Client(file) => match config::load_client(&file.config) {
+            Ok(client) => {
+                logging::init(&client.log);
+                streams.outcome((handlers.client)(Box::new(client)))
+            }
+            Err(errors) => streams.bad_config(&errors),
+        },
+        Command::Keygen(args) => keygen::keygen(&args, streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Pubkey => keygen::pubkey(streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Check { file } => check::check(&file, streams).unwrap_or_else(|error| streams.failed(&error.into())),
+        Command::Status(args) => match Status::from_args(args) {
+            Ok(status) => streams.outcome((handlers.status)(status)),
+            Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
+            Err(error) => streams.failed(&error.into()),
+        },
+        Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
+    }
+}
+
+impl fmt::Debug for Streams<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").finish_non_exhaustive()
+    }
+}
+
+/// When standard error is gone there is nobody left to tell; the exit code still says it.
+impl Streams<'_> {
+    fn outcome(&mut self, result: anyhow::Result<()>) -> Exit {
+        result.map_or_else(|error| self.failed(&error), |()| Exit::Fine)
+    }
+
+    fn failed(&mut self, error: &anyhow::Error) -> Exit {
+        let _ = writeln!(self.err, "ghostwire: {error:#}");
+        Exit::Failed
+    }
+
+    fn bad_config(&mut self, errors: &config::Errors) -> Exit {
+        let _ = writeln!(self.err, "{errors}");
+        Exit::Config
+    }
+
+    /// Help and version are results; what could not be read is not.
+    fn usage(&mut self, error: &clap::Error) -> Exit {
+        use io::IsTerminal;
+        let styled =
+            |terminal: bool| if terminal { error.render().ansi().to_string() } else { error.render().to_string() };
+        if error.use_stderr() {
+            let _ = write!(self.err, "{}", styled(io::stderr().is_terminal()));
+            Exit::Usage
+        } else {
+            let _ = write!(self.out, "{}", styled(io::stdout().is_terminal()));
+            Exit::Fine
+        }
+    }
+}

@@ -1,1 +1,5 @@
 //! stub
+/// stub
+pub fn run(_: crate::cli::Demo) -> anyhow::Result<()> {
+    anyhow::bail!("later")
+}

@@ -1,4 +1,24 @@
 //! Drivers: the threads and tasks that feed the pure engine and carry out what it asks, and the one clock read.
+//!
+//! A session lives on one thread. [`shell::Shell`] holds its engine; [`link`] has the two tasks of each link; [`stream`]
+//! is what the edges see. [`driver`] waits for time and commands.
 
 pub mod clock;
+pub mod driver;
+pub mod edge;
+mod link;
+pub mod random;
+pub mod shell;
+pub mod signal;
 pub mod stream;
+
+#[cfg(test)]
+mod tests;
+
+/// A runtime for one thread.
+///
+/// # Errors
+/// The system has no more file descriptors for it.
+pub fn thread() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

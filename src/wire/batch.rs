@@ -73,6 +73,12 @@ impl Batch {
         self.parts.push(Part { lane, head: start..self.heads.len(), payload, last: false });
     }
 
+    /// Ends a lane without a frame: what its stream still had to say went another way, or is not wanted any more.
+    pub fn end(&mut self, stream: StreamId) {
+        let end = self.heads.len();
+        self.parts.push(Part { lane: Lane::Stream(stream), head: end..end, payload: Bytes::new(), last: true });
+    }
+
     /// Bytes on the wire, before the link's own framing.
     pub fn len(&self) -> usize {
         self.heads.len() + self.payload_len
@@ -118,7 +124,7 @@ mod tests {
     fn a_batch_reads_back_in_order_and_runs_of_one_lane_are_merged() {
         let s = StreamId(2);
         let mut batch = Batch::default();
-        batch.frame(Lane::Control, &Frame::Drain, false);
+        batch.frame(Lane::Control, &Frame::Drain { session: false }, false);
         batch.frame(Lane::Control, &Frame::Credit { max: 9 }, false);
         batch.data(s, 0, Bytes::from_static(b"abc"));
         batch.frame(Lane::Stream(s), &Frame::Fin { stream: s, end: 3 }, true);
@@ -134,7 +140,7 @@ mod tests {
         assert_eq!(
             got,
             [
-                Frame::Drain,
+                Frame::Drain { session: false },
                 Frame::Credit { max: 9 },
                 Frame::Data { stream: s, offset: 0, bytes: Bytes::from_static(b"abc") },
                 Frame::Fin { stream: s, end: 3 },

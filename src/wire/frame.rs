@@ -49,8 +49,8 @@ pub enum Frame {
     Fin { stream: StreamId, end: u64 },
     /// The sender gives up both directions; `end` is how far it had sent.
     Reset { stream: StreamId, code: Code, end: u64, reason: String },
-    /// Answers RESET; the stream is forgotten on both sides.
-    ResetOk { stream: StreamId },
+    /// Answers RESET; `end` is how far the answering side had sent. The stream is forgotten on both sides.
+    ResetOk { stream: StreamId, end: u64 },
     /// The receiver wants no more.
     Stop { stream: StreamId, code: Code },
     /// Everything before `next` has arrived; bytes up to `credit` may be sent.
@@ -61,8 +61,8 @@ pub enum Frame {
     Resume(Resume),
     /// Answers the mention of a stream that ended here: all of it arrived.
     Gone { stream: StreamId },
-    /// Open nothing new on this link; it will be closed when what is under way has ended.
-    Drain,
+    /// Going away soon: place nothing new on this link, or (`session`) open no more streams at all.
+    Drain { session: bool },
     /// The session ends.
     Close { code: Code, reason: String },
 }
@@ -70,10 +70,12 @@ pub enum Frame {
 /// State of the receiving and sending halves of some streams.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Resume {
-    /// The other side is to answer with its own RESUME frames.
+    /// The other side is to answer with a statement of its own.
     pub reply: bool,
-    /// More RESUME frames of the same statement follow.
-    pub more: bool,
+    /// First frame of a statement.
+    pub first: bool,
+    /// Last frame of a statement; streams that no frame of it named are not known to its sender.
+    pub last: bool,
     /// As in CREDIT.
     pub credit: u64,
     /// One entry for each stream that lives here.
@@ -178,6 +180,60 @@ pub fn frame_len(input: &[u8]) -> Result<Option<usize>, FrameError> {
     Ok((input.len() >= total).then_some(total))
 }
 
+/// What stands at the front of some received bytes, for a receiver that takes payloads piece by piece.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Front {
+    /// Too few bytes to tell, or a frame other than DATA that is not whole yet.
+    Partial,
+    /// A DATA frame whose head is whole; its payload may not be.
+    Data(DataHead),
+    /// Another frame, or one unit of padding, that takes this many bytes.
+    Whole(usize),
+}
+
+/// Everything of a DATA frame but its payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DataHead {
+    /// Whose bytes follow.
+    pub stream: StreamId,
+    /// Where they belong; `offset + len` is below [`varint::MAX`].
+    pub offset: u64,
+    /// Bytes of payload, at most [`DATA_MAX`].
+    pub len: usize,
+    /// Bytes that the head itself takes.
+    pub head: usize,
+}
+
+/// Looks at the front of `input`: at most 40 bytes of it decide, unless it is a frame other than DATA.
+///
+/// # Errors
+/// Any [`FrameError`] that the bytes seen so far prove.
+pub fn front(input: &[u8]) -> Result<Front, FrameError> {
+    let mut rest = input;
+    if varint::take(&mut rest) != Some(DATA) {
+        return Ok(frame_len(input)?.map_or(Front::Partial, Front::Whole));
+    }
+    let Some(len) = varint::take(&mut rest) else { return Ok(Front::Partial) };
+    if len > (DATA_MAX + 16) as u64 {
+        return Err(FrameError::TooLong { kind: DATA, len, max: DATA_MAX + 16 });
+    }
+    let (len, start) = (len as usize, input.len() - rest.len());
+    let mut body = &rest[..len.min(rest.len())];
+    let whole = body.len() == len;
+    let (Some(stream), Some(offset)) = (varint::take(&mut body), varint::take(&mut body)) else {
+        return if whole { Err(FrameError::Malformed { kind: DATA }) } else { Ok(Front::Partial) };
+    };
+    let fields = rest.len().min(len) - body.len();
+    let payload = len - fields;
+    if payload > DATA_MAX {
+        return Err(FrameError::TooLong { kind: DATA, len: payload as u64, max: DATA_MAX });
+    }
+    if offset.checked_add(payload as u64).is_none_or(|end| end >= varint::MAX) {
+        return Err(FrameError::Malformed { kind: DATA });
+    }
+    Ok(Front::Data(DataHead { stream: StreamId(stream), offset, len: payload, head: start + fields }))
+}
+
 fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
     let bad = FrameError::Malformed { kind };
     let mut rest: &[u8] = &body;
@@ -223,11 +279,8 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
             end: number(&mut rest, kind)?,
             reason: sentence(&mut rest, kind)?,
         },
-        RESET_OK => Frame::ResetOk { stream: stream(&mut rest, kind)? },
-        STOP => Frame::Stop {
-            stream: stream(&mut rest, kind)?,
-            code: Code::from_wire(number(&mut rest, kind)?),
-        },
+        RESET_OK => Frame::ResetOk { stream: stream(&mut rest, kind)?, end: number(&mut rest, kind)? },
+        STOP => Frame::Stop { stream: stream(&mut rest, kind)?, code: Code::from_wire(number(&mut rest, kind)?) },
         ACK => Frame::Ack {
             stream: stream(&mut rest, kind)?,
             next: number(&mut rest, kind)?,
@@ -236,7 +289,7 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
         CREDIT => Frame::Credit { max: number(&mut rest, kind)? },
         RESUME => Frame::Resume(parse_resume(&mut rest)?),
         GONE => Frame::Gone { stream: stream(&mut rest, kind)? },
-        DRAIN => Frame::Drain,
+        DRAIN => Frame::Drain { session: number(&mut rest, kind)? & 1 == 1 },
         CLOSE => Frame::Close { code: Code::from_wire(number(&mut rest, kind)?), reason: sentence(&mut rest, kind)? },
         _ => return Ok(None),
     };
@@ -259,7 +312,7 @@ fn parse_resume(rest: &mut &[u8]) -> Result<Resume, FrameError> {
         let opened = number(rest, RESUME)? & 1 == 1;
         streams.push(ResumeEntry { stream, next, credit, opened });
     }
-    Ok(Resume { reply: flags & 1 != 0, more: flags & 2 != 0, credit, streams })
+    Ok(Resume { reply: flags & 1 != 0, first: flags & 2 != 0, last: flags & 4 != 0, credit, streams })
 }
 
 fn number(rest: &mut &[u8], kind: u64) -> Result<u64, FrameError> {
@@ -314,12 +367,12 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
             varint::put(body, *end);
             put_sentence(body, reason);
         }),
-        Frame::ResetOk { stream } => numbers(out, RESET_OK, &[stream.0]),
+        Frame::ResetOk { stream, end } => numbers(out, RESET_OK, &[stream.0, *end]),
         Frame::Stop { stream, code } => numbers(out, STOP, &[stream.0, code.to_wire()]),
         Frame::Ack { stream, next, credit } => numbers(out, ACK, &[stream.0, *next, *credit]),
         Frame::Credit { max } => numbers(out, CREDIT, &[*max]),
         Frame::Resume(resume) => with_body(out, RESUME, |body| {
-            varint::put(body, u64::from(resume.reply) | u64::from(resume.more) << 1);
+            varint::put(body, u64::from(resume.reply) | u64::from(resume.first) << 1 | u64::from(resume.last) << 2);
             varint::put(body, resume.credit);
             varint::put(body, resume.streams.len() as u64);
             for entry in &resume.streams {
@@ -330,7 +383,7 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
             }
         }),
         Frame::Gone { stream } => numbers(out, GONE, &[stream.0]),
-        Frame::Drain => numbers(out, DRAIN, &[]),
+        Frame::Drain { session } => numbers(out, DRAIN, &[u64::from(*session)]),
         Frame::Close { code, reason } => with_body(out, CLOSE, |body| {
             varint::put(body, code.to_wire());
             put_sentence(body, reason);
@@ -382,18 +435,19 @@ mod tests {
             Frame::Data { stream: s, offset: 1 << 40, bytes: Bytes::from_static(b"hello") },
             Frame::Fin { stream: s, end: 5 },
             Frame::Reset { stream: s, code: Code::Refused, end: 7, reason: "no".into() },
-            Frame::ResetOk { stream: s },
+            Frame::ResetOk { stream: s, end: 9 },
             Frame::Stop { stream: s, code: Code::Done },
             Frame::Ack { stream: s, next: 6, credit: 70_000 },
             Frame::Credit { max: 1 << 30 },
             Frame::Resume(Resume {
                 reply: true,
-                more: false,
+                first: true,
+                last: false,
                 credit: 77,
                 streams: vec![ResumeEntry { stream: s, next: 1, credit: 2, opened: true }],
             }),
             Frame::Gone { stream: s },
-            Frame::Drain,
+            Frame::Drain { session: true },
             Frame::Close { code: Code::GoingAway, reason: "restart".into() },
         ]
     }
@@ -427,11 +481,43 @@ mod tests {
     }
 
     #[test]
+    fn the_front_of_a_data_frame_is_known_before_its_payload_arrives() {
+        let mut out = Vec::new();
+        put_data_head(&mut out, StreamId(70), 1 << 40, 9_000);
+        let head = out.len();
+        let want = DataHead { stream: StreamId(70), offset: 1 << 40, len: 9_000, head };
+        assert_eq!(front(&out), Ok(Front::Data(want)));
+        for cut in 0..head {
+            assert_eq!(front(&out[..cut]), Ok(Front::Partial), "{cut} bytes of the head");
+        }
+        out.resize(head + 9_000, 7);
+        assert_eq!(front(&out), Ok(Front::Data(want)));
+        out.clear();
+        put(&mut out, &Frame::Drain { session: false });
+        assert_eq!(front(&out), Ok(Front::Whole(3)));
+    }
+
+    #[test]
+    fn the_front_of_a_data_frame_is_judged_as_the_whole_frame_is() {
+        // A body too short for its own fields, and an offset past the end of every stream.
+        for body in [&[5u8][..], &[5, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]] {
+            let mut out = vec![DATA as u8, body.len() as u8];
+            out.extend_from_slice(body);
+            assert_eq!(front(&out), Err(FrameError::Malformed { kind: DATA }));
+            assert_eq!(take(&mut Bytes::from(out)), Err(FrameError::Malformed { kind: DATA }));
+        }
+        let mut out = vec![DATA as u8];
+        varint::put(&mut out, (DATA_MAX + 3) as u64);
+        out.extend_from_slice(&[5, 0]);
+        assert!(matches!(front(&out), Err(FrameError::TooLong { .. })), "one byte more than a payload may have");
+    }
+
+    #[test]
     fn unknown_kinds_are_skipped_and_known_ones_after_them_are_read() {
         let mut out = Vec::new();
         with_body(&mut out, 0x3a, |body| body.extend_from_slice(b"from the future"));
-        put(&mut out, &Frame::Drain);
-        assert_eq!(take(&mut Bytes::from(out)), Ok(Some(Frame::Drain)));
+        put(&mut out, &Frame::Drain { session: false });
+        assert_eq!(take(&mut Bytes::from(out)), Ok(Some(Frame::Drain { session: false })));
     }
 
     #[test]

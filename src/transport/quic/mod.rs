@@ -1,33 +1,41 @@
-//! stub
+//! QUIC links: every stream of the session on a QUIC stream of its own, so that a lost packet holds up one of them.
+//!
+//! A client's [`Endpoint`] dials and a server's [`Listener`] accepts; both end in a [`Raw`], which carries the
+//! messages of authentication on the *control stream* (the client's first bidirectional one) and then becomes [`Tx`]
+//! and [`Rx`]. From there on the control stream is the lane of everything that belongs to no stream; each stream's
+//! frames go on a unidirectional stream, opened at its first frame and finished with its last.
+//!
+//! quinn does the protocol. Decided here: what is offered to whom ([`params`]), how much waits inside quinn
+//! ([`window`]), how fast it sends ([`congestion`]), and what strangers see ([`decoy`]). Which stream goes first is
+//! decided above, by the scheduler.
+//!
+//! quinn's tasks (one for each socket, one for each connection) run on the runtime that called [`Endpoint::dial`] or
+//! [`Incoming::handshake`]. The halves may be used on another thread, at the price of a wake-up between threads for
+//! each batch; for speed, dial and shake hands where the session is driven.
 
-use std::task::{Context, Poll};
+pub mod congestion;
 
-use super::{LinkError, LinkInfo};
-use crate::wire::batch::Batch;
-use crate::wire::frame::Frame;
+mod assembly;
+mod bind;
+mod decoy;
+mod endpoint;
+mod error;
+mod lane;
+mod listener;
+mod params;
+mod raw;
+mod ready;
+mod rx;
+mod tx;
+mod window;
 
+#[cfg(test)]
+mod tests;
 
-#[derive(Debug)]
-pub struct Raw;
-#[derive(Debug)]
-pub struct Tx;
-#[derive(Debug)]
-pub struct Rx;
-
-impl Raw {
-    pub async fn send(&mut self, _message: &[u8]) -> Result<(), LinkError> { unimplemented!() }
-    pub async fn recv(&mut self, _max: usize) -> Result<Vec<u8>, LinkError> { unimplemented!() }
-    pub fn exporter(&self) -> Option<[u8; 32]> { unimplemented!() }
-    pub fn info(&self) -> LinkInfo { unimplemented!() }
-    pub fn into_link(self, ) -> (Tx, Rx) { unimplemented!() }
-}
-impl Tx {
-    pub fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<usize, LinkError>> { unimplemented!() }
-    pub fn start_send(&mut self, _batch: &Batch) -> Result<(), LinkError> { unimplemented!() }
-    pub fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> { unimplemented!() }
-    pub fn poll_close(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> { unimplemented!() }
-}
-impl Rx {
-    pub fn poll_recv(&mut self, _cx: &mut Context<'_>, _frames: &mut Vec<Frame>) -> Poll<Result<(), LinkError>> { unimplemented!() }
-}
-
+pub use bind::Bind;
+pub use endpoint::{DialOptions, Endpoint};
+pub use listener::{Accepted, Incoming, Listener};
+pub use params::{Congestion, Params};
+pub use raw::Raw;
+pub use rx::Rx;
+pub use tx::Tx;

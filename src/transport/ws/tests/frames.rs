@@ -325,7 +325,7 @@ async fn many_tiny_frames_are_delivered_a_bounded_number_at_a_time() {
     let ((mut tx, _client_rx), (_server_tx, mut rx)) = links(Outside::Tls13).await;
     let mut batch = Batch::default();
     for _ in 0..20_000 {
-        batch.frame(Lane::Control, &Frame::Drain, false);
+        batch.frame(Lane::Control, &Frame::Drain { session: false }, false);
     }
     send(&mut tx, &batch).await;
     let mut count = 0;

@@ -1,0 +1,146 @@
+//! The status socket of a running site.
+//!
+//! Only its owner and root are answered: the file has mode 0600, and the kernel's word on who is calling is asked besides,
+//! as a socket exists for a moment before its mode can be set. A socket that somebody still listens on is never replaced;
+//! one that a dead process left behind is.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{AbortHandle, JoinSet, spawn_local};
+use tokio::time::timeout;
+
+use crate::admin::Status;
+use crate::admin::protocol::{ANSWER_TIMEOUT, Answer, REQUEST_MAX, REQUEST_TIMEOUT, Request};
+
+/// Makes a status when somebody asks; called on the thread that called [`serve`].
+pub type Provider = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = Status>>>>;
+
+/// Clients answered at a time; more wait in the kernel's queue. Each is gone after
+/// [`REQUEST_TIMEOUT`] + [`ANSWER_TIMEOUT`] at the latest.
+const CLIENTS_MAX: usize = 8;
+/// Wait after a failed accept (no file descriptors left, usually).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that is being served. Dropping it ends that and removes the file.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    /// Device and inode: another process may have put its own socket in this place.
+    identity: (u64, u64),
+    task: AbortHandle,
+}
+
+/// Starts to answer on a unix socket at `path`, whose directory is made when it is missing. To be called inside a
+/// `LocalSet`.
+///
+/// # Errors
+/// `AddrInUse` when another process listens there, `AlreadyExists` when the path is something else than a socket, or
+/// what the system says.
+pub fn serve(path: &Path, provider: Provider) -> io::Result<Server> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let listener = bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let meta = fs::symlink_metadata(path)?;
+    let task = spawn_local(accept(listener, provider, meta.uid())).abort_handle();
+    Ok(Server { path: path.to_owned(), identity: (meta.dev(), meta.ino()), task })
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        let ours = |meta: fs::Metadata| (meta.dev(), meta.ino()) == self.identity;
+        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
+            // Whoever starts next finds it stale and replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        other => return other,
+    }
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file in its place that is no socket"));
+    }
+    match BlockingStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        // A full queue, no permission ...: somebody may be there.
+        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process is answering there")),
+    }
+}
+
+async fn accept(listener: UnixListener, provider: Provider, owner: u32) {
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    clients.spawn_local(client(stream, Rc::clone(&provider), owner));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "status socket: accepting failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = clients.join_next() => {}
+        }
+    }
+}
+
+async fn client(mut stream: UnixStream, provider: Provider, owner: u32) {
+    // That it is gone is its own affair: every error here ends the conversation and nothing else.
+    let caller = stream.peer_cred().map(|cred| cred.uid());
+    let answer = match caller {
+        Ok(uid) if uid == owner || uid == 0 => match timeout(REQUEST_TIMEOUT, request(&mut stream)).await {
+            Ok(Ok(Request::Status)) => {
+                let Ok(status) = timeout(ANSWER_TIMEOUT, provider()).await else { return };
+                Answer::Status(Box::new(status))
+            }
+            Ok(Err(answer)) => answer,
+            Err(_) => return,
+        },
+        _ => Answer::Error("permission denied".into()),
+    };
+    let send = async {
+        stream.write_all(&answer.to_line()).await?;
+        stream.shutdown().await
+    };
+    if !matches!(timeout(ANSWER_TIMEOUT, send).await, Ok(Ok(()))) {
+        tracing::debug!("status socket: a client went away");
+    }
+}
+
+async fn request(stream: &mut UnixStream) -> Result<Request, Answer> {
+    let mut line = Vec::new();
+    let read = BufReader::new(stream.take(REQUEST_MAX as u64)).read_until(b'\n', &mut line).await;
+    match (read, line.last()) {
+        (Ok(_), Some(b'\n')) => Request::parse(&line),
+        (Ok(_), _) if line.len() >= REQUEST_MAX => Err(Answer::Error("the request is too long".into())),
+        (Ok(_), _) => Err(Answer::Error("the request ends without a newline".into())),
+        (Err(error), _) => Err(Answer::Error(format!("the request cannot be read: {error}"))),
+    }
+}

@@ -1,0 +1,285 @@
+//! A status for people: aligned, short, with units. What came from the network is made fit for a terminal.
+
+use std::fmt::Write as _;
+
+use crate::admin::human::{self, clean};
+use crate::admin::status::{DialState, DialStatus, LinkStatus, ListenerStatus, SessionStatus, Status};
+use crate::admin::table::{Align, Table};
+
+/// The text that `ghostwire status` prints; ends with a newline.
+pub fn render(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail, here and below.
+    let _ = writeln!(
+        text,
+        "{} {}, ghostwire {}, up {}, memory {} ({} buffered)",
+        clean(&status.role),
+        clean(&status.site),
+        clean(&status.version),
+        human::seconds(status.uptime_s),
+        status.memory.rss_bytes.map_or_else(|| "unknown".to_owned(), human::bytes),
+        human::bytes(status.memory.buffered_bytes),
+    );
+    if status.sessions.is_empty() {
+        text.push_str("\nno session\n");
+    }
+    for one in &status.sessions {
+        text.push('\n');
+        session(&mut text, one);
+    }
+    if !status.listeners.is_empty() {
+        text.push('\n');
+        text.push_str(&listeners(&status.listeners));
+    }
+    if !status.dials.is_empty() {
+        text.push('\n');
+        text.push_str(&dials(&status.dials));
+    }
+    text
+}
+
+fn session(text: &mut String, session: &SessionStatus) {
+    let _ = write!(
+        text,
+        "session {} with {}: {}",
+        clean(&session.id),
+        clean(&session.peer),
+        count(session.streams, "stream")
+    );
+    match session.orphaned_s {
+        Some(time) if session.links.is_empty() => {
+            let _ = write!(text, ", no link for {}", human::seconds(time));
+        }
+        _ => {
+            let _ = write!(text, ", {}", count(session.links.len() as u64, "link"));
+        }
+    }
+    text.push_str(if session.draining { ", draining\n" } else { "\n" });
+    if !session.links.is_empty() {
+        text.push_str(&links(&session.links));
+    }
+    let totals = &session.totals;
+    let _ = writeln!(
+        text,
+        "  streams {} opened, {} accepted, {} reset, {} refused; links {} lost, {} suspected",
+        totals.opened, totals.accepted, totals.resets, totals.refused, totals.link_losses, totals.suspects
+    );
+    let _ = writeln!(
+        text,
+        "  bytes   {} sent, {} received, {} resumed; {} kept for the peer, {} waiting here",
+        human::bytes(totals.bytes_sent),
+        human::bytes(totals.bytes_received),
+        human::bytes(totals.bytes_resumed),
+        human::bytes(session.bytes_retained),
+        human::bytes(session.bytes_waiting),
+    );
+}
+
+fn links(links: &[LinkStatus]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[Left, Left, Left, Left, Right, Right, Right, Right, Right, Right, Right, Left]);
+    table.row(["LINK", "VIA", "REMOTE", "SEALED", "RTT", "LEAST", "UP", "DOWN", "SENT", "RECEIVED", "AGE", "STATE"]);
+    for link in links {
+        let rate = |bps: Option<u64>| bps.map_or_else(|| "-".to_owned(), human::rate);
+        let rtt = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), human::millis);
+        let via =
+            if link.uplink.is_empty() { link.transport.clone() } else { format!("{}/{}", link.transport, link.uplink) };
+        table.row([
+            format!("l{}", link.id),
+            clean(&via),
+            clean(&link.remote),
+            link.sealed.as_deref().map_or_else(|| "by TLS".to_owned(), clean),
+            rtt(link.srtt_ms),
+            rtt(link.min_rtt_ms),
+            rate(link.sent_bps),
+            rate(link.received_bps),
+            human::bytes(link.bytes_sent),
+            human::bytes(link.bytes_received),
+            human::seconds(link.age_s),
+            state(link),
+        ]);
+    }
+    table.render("  ")
+}
+
+/// What is special about a link, most telling first.
+fn state(link: &LinkStatus) -> String {
+    let mut parts = Vec::new();
+    if let Some(time) = link.suspect_s {
+        parts.push(format!("suspect for {}", human::seconds(time)));
+    }
+    if link.draining {
+        parts.push("draining".to_owned());
+    }
+    if link.rank > 0 {
+        parts.push(format!("rank {}", link.rank));
+    }
+    if link.control {
+        parts.push("control".to_owned());
+    }
+    if link.flows_bulk + link.flows_waiting > 0 {
+        parts.push(format!("{} bulk, {} waiting", link.flows_bulk, link.flows_waiting));
+    }
+    parts.join(", ")
+}
+
+fn listeners(listeners: &[ListenerStatus]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[Left, Left, Left, Right, Right, Right, Right, Right, Right]);
+    table.row(["LISTENER", "ADDRESS", "TO", "OPEN", "ACCEPTED", "REFUSED", "RESET", "SENT", "RECEIVED"]);
+    for one in listeners {
+        let to = match (&one.to, &one.peer) {
+            (Some(to), Some(peer)) => format!("{to} at {peer}"),
+            (Some(one), None) | (None, Some(one)) => one.clone(),
+            (None, None) => String::new(),
+        };
+        table.row([
+            clean(&one.kind),
+            clean(&one.listen),
+            clean(&to),
+            one.open.to_string(),
+            one.accepted.to_string(),
+            one.refused.to_string(),
+            one.reset.to_string(),
+            human::bytes(one.bytes_sent),
+            human::bytes(one.bytes_received),
+        ]);
+    }
+    table.render("")
+}
+
+fn dials(dials: &[DialStatus]) -> String {
+    let mut table = Table::new(&[Align::Left, Align::Left, Align::Left, Align::Right, Align::Left]);
+    table.row(["UPLINK", "ENDPOINT", "STATE", "TRIES", "LAST ERROR"]);
+    for dial in dials {
+        let state = match (dial.state, dial.next_s) {
+            (DialState::Up, _) => "up".to_owned(),
+            (DialState::Dialling, _) => "dialling".to_owned(),
+            (DialState::Idle, _) => "idle".to_owned(),
+            (DialState::Waiting, None) => "waiting".to_owned(),
+            (DialState::Waiting, Some(next)) => format!("again in {}", human::seconds(next)),
+        };
+        let error = dial.last_error.as_deref().map(clean).unwrap_or_default();
+        table.row([clean(&dial.uplink), clean(&dial.endpoint), state, dial.attempts.to_string(), error]);
+    }
+    table.render("")
+}
+
+fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::status::{Memory, SessionTotals};
+
+    fn example() -> Status {
+        let link = LinkStatus {
+            transport: "ws".into(),
+            uplink: "fiber".into(),
+            remote: "198.51.100.7:443".into(),
+            sealed: Some("aes-256-gcm".into()),
+            srtt_ms: Some(312.4),
+            min_rtt_ms: Some(300.1),
+            control: true,
+            age_s: 187.0,
+            bytes_sent: 4_096,
+            bytes_received: 64 << 20,
+            sent_bps: Some(12_000),
+            received_bps: Some(47_200_000),
+            flows_bulk: 1,
+            ..LinkStatus::default()
+        };
+        let second = LinkStatus {
+            id: 12,
+            transport: "quic".into(),
+            uplink: "lte".into(),
+            remote: "192.0.2.1:443".into(),
+            suspect_s: Some(1.5),
+            rank: 1,
+            age_s: 4.0,
+            ..LinkStatus::default()
+        };
+        Status {
+            site: "nl".into(),
+            role: "client".into(),
+            version: "0.1.0".into(),
+            uptime_s: 7_500.0,
+            memory: Memory { rss_bytes: Some(12 << 20), buffered_bytes: 1_536 },
+            sessions: vec![SessionStatus {
+                id: "1f3a9c20".into(),
+                peer: "ir".into(),
+                streams: 1,
+                bytes_retained: 1_536,
+                totals: SessionTotals { opened: 3, link_losses: 2, bytes_resumed: 2 << 20, ..SessionTotals::default() },
+                links: vec![link, second],
+                ..SessionStatus::default()
+            }],
+            listeners: vec![ListenerStatus {
+                kind: "forward".into(),
+                listen: "127.0.0.1:8080".into(),
+                to: Some("10.0.0.5:80".into()),
+                open: 1,
+                accepted: 3,
+                ..ListenerStatus::default()
+            }],
+            dials: vec![DialStatus {
+                uplink: "lte".into(),
+                endpoint: "quic://ir.example.org:443".into(),
+                state: DialState::Waiting,
+                next_s: Some(2.1),
+                attempts: 3,
+                last_error: Some("refused\x1b[31m".into()),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_status_is_a_page_of_aligned_text() {
+        let expected = "\
+client nl, ghostwire 0.1.0, up 2h05m, memory 12.0 MiB (1.5 KiB buffered)
+
+session 1f3a9c20 with ir: 1 stream, 2 links
+  LINK  VIA       REMOTE            SEALED          RTT   LEAST           UP         DOWN     SENT  RECEIVED    AGE  STATE
+  l0    ws/fiber  198.51.100.7:443  aes-256-gcm  312 ms  300 ms  12.0 kbit/s  47.2 Mbit/s  4.0 KiB  64.0 MiB  3m07s  control, 1 bulk, 0 waiting
+  l12   quic/lte  192.0.2.1:443     by TLS            -       -            -            -      0 B       0 B  4.0 s  suspect for 1.5 s, rank 1
+  streams 3 opened, 0 accepted, 0 reset, 0 refused; links 2 lost, 0 suspected
+  bytes   0 B sent, 0 B received, 2.0 MiB resumed; 1.5 KiB kept for the peer, 0 B waiting here
+
+LISTENER  ADDRESS         TO           OPEN  ACCEPTED  REFUSED  RESET  SENT  RECEIVED
+forward   127.0.0.1:8080  10.0.0.5:80     1         3        0      0   0 B       0 B
+
+UPLINK  ENDPOINT                   STATE           TRIES  LAST ERROR
+lte     quic://ir.example.org:443  again in 2.1 s      3  refused?[31m
+";
+        assert_eq!(render(&example()), expected);
+    }
+
+    #[test]
+    fn a_session_without_links_says_for_how_long() {
+        let mut status = example();
+        status.sessions[0].links.clear();
+        status.sessions[0].orphaned_s = Some(61.0);
+        let text = render(&status);
+        assert!(text.contains("\nsession 1f3a9c20 with ir: 1 stream, no link for 1m01s\n"), "{text}");
+        status.sessions.clear();
+        assert!(render(&status).contains("\nno session\n"));
+    }
+
+    #[test]
+    fn nothing_that_a_peer_says_reaches_the_terminal_as_control() {
+        let mut status = example();
+        let evil = "\x1b]0;owned\x07\n";
+        status.site = evil.into();
+        status.sessions[0].peer = evil.into();
+        status.sessions[0].links[0].remote = evil.into();
+        status.sessions[0].links[0].sealed = Some(evil.into());
+        status.listeners[0].peer = Some(evil.into());
+        status.dials[0].endpoint = evil.into();
+        let text = render(&status);
+        assert!(text.contains("owned"));
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert_eq!(text.lines().count(), render(&example()).lines().count());
+    }
+}

@@ -1,0 +1,123 @@
+//! The command line as typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::units::{Bitrate, ByteSize, Share, UnitError, parse_duration};
+
+/// Carries traffic between two sites, over whatever path still works.
+#[derive(Parser, Debug)]
+#[command(name = "ghostwire", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(super) struct Line {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Accept links from peers
+    Server(File),
+    /// Dial links to a server
+    Client(File),
+    /// Make a key and print what the other side needs
+    ///
+    /// With --out, the private key goes to a new file that only its owner can read, and the public key to standard
+    /// output. Without it, the private key goes to standard output and the public key to standard error.
+    Keygen(Keygen),
+    /// Print the public key of the private key on standard input
+    Pubkey,
+    /// Say all that is wrong with a configuration, and with what it needs on this host; changes nothing
+    Check {
+        /// Configuration of either side
+        file: PathBuf,
+    },
+    /// Show what a running site is doing
+    Status(StatusArgs),
+    /// Run a server, a client and a bad network between them on this machine
+    Demo(Demo),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct File {
+    /// Configuration
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Keygen {
+    /// File for the secret; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+    /// Make a key that both sites share (`psk_file`) instead of a key pair
+    #[arg(long)]
+    pub(super) psk: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Ask at this socket
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub(super) socket: Option<PathBuf>,
+    /// Ask at the socket that this configuration names
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+/// What `ghostwire demo` is to show.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct Demo {
+    /// Go on until interrupted
+    #[arg(long)]
+    pub stay: bool,
+    /// Round trip of the emulated path
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = round_trip, conflicts_with = "profile")]
+    pub rtt: Duration,
+    /// Share of packets that the path loses
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = loss, conflicts_with = "profile")]
+    pub loss: Share,
+    /// Rate of the path, both ways
+    #[arg(long, value_name = "RATE", default_value = "50mbit", value_parser = rate, conflicts_with = "profile")]
+    pub rate: Bitrate,
+    /// How much to transfer
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    pub size: ByteSize,
+    /// A path from a file such as netem/profiles/ar-nl.toml, in place of the three above
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+}
+
+fn round_trip(text: &str) -> Result<Duration, String> {
+    within(text, parse_duration, Duration::ZERO, Duration::from_secs(10), "0s to 10s")
+}
+
+fn loss(text: &str) -> Result<Share, String> {
+    within(text, str::parse, Share::default(), Share::from_ppm(500_000), "0% to 50%")
+}
+
+fn rate(text: &str) -> Result<Bitrate, String> {
+    within(text, str::parse, Bitrate::from_bps(64_000), Bitrate::from_mbit(100_000), "64kbit to 100gbit")
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    within(text, str::parse, ByteSize::from_bytes(1), ByteSize::from_gib(1024), "1B to 1024GiB")
+}
+
+fn within<T: PartialOrd>(
+    text: &str,
+    parse: fn(&str) -> Result<T, UnitError>,
+    low: T,
+    high: T,
+    range: &str,
+) -> Result<T, String> {
+    match parse(text) {
+        Ok(value) if value >= low && value <= high => Ok(value),
+        Ok(_) => Err(format!("allowed: {range}")),
+        Err(error) => Err(format!("it {error}; allowed: {range}")),
+    }
+}

@@ -1,0 +1,220 @@
+//! Which endpoints of an uplink are to have links, and how many.
+//!
+//! Endpoints are listed best first. The best is always tried; the next joins when nothing better has worked for a moment,
+//! and leaves when something better has worked for a while. A pure machine: the uplink feeds it what it sees, once a
+//! tick, and carries out what it wants.
+
+use std::time::{Duration, Instant};
+
+/// A worse endpoint is tried after nothing better has worked for this long: longer than a TLS and WebSocket handshake at
+/// 300 ms takes, short enough for a person who waits.
+const NEXT_AFTER: Duration = Duration::from_millis(2_000);
+/// A worse endpoint is left after a better one has worked for this long without a break.
+const RETURN_AFTER: Duration = Duration::from_secs(10);
+/// A pool grows when every link of it has carried bulk for this long.
+const GROW_AFTER: Duration = Duration::from_secs(2);
+/// A pool shrinks when none has for this long.
+const SHRINK_AFTER: Duration = Duration::from_secs(60);
+
+/// How many links an endpoint may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Pool {
+    /// Kept whenever the endpoint is in use.
+    pub(super) min: usize,
+    /// Never exceeded.
+    pub(super) max: usize,
+}
+
+/// What is seen of one endpoint at a tick.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Seen {
+    /// Links that are up and not suspect.
+    pub(super) good: usize,
+    /// Of these, links that carry bulk.
+    pub(super) bulk: usize,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    pool: Pool,
+    wanted: usize,
+    /// Since when it has a good link without a break.
+    good_since: Option<Instant>,
+    /// Since when it is in use without a good link.
+    bad_since: Option<Instant>,
+    busy_since: Option<Instant>,
+    calm_since: Option<Instant>,
+}
+
+/// The machine for one uplink.
+#[derive(Debug)]
+pub(super) struct Fallback {
+    endpoints: Vec<Endpoint>,
+}
+
+impl Fallback {
+    /// Starts with one link of the best endpoint wanted.
+    pub(super) fn new(pools: &[Pool], now: Instant) -> Self {
+        let endpoints = pools
+            .iter()
+            .enumerate()
+            .map(|(index, pool)| Endpoint {
+                pool: *pool,
+                wanted: usize::from(index == 0),
+                good_since: None,
+                bad_since: (index == 0).then_some(now),
+                busy_since: None,
+                calm_since: None,
+            })
+            .collect();
+        Self { endpoints }
+    }
+
+    /// Takes what is seen (one entry for each endpoint).
+    pub(super) fn handle_tick(&mut self, seen: &[Seen], now: Instant) {
+        for (endpoint, seen) in self.endpoints.iter_mut().zip(seen) {
+            endpoint.observe(*seen, now);
+        }
+        // Whether something better works now, and has worked for long.
+        let mut works = false;
+        let mut settled = false;
+        // Since when everything better has been tried in vain.
+        let mut in_vain = None;
+        for index in 0..self.endpoints.len() {
+            let endpoint = &mut self.endpoints[index];
+            if index > 0 {
+                let due = in_vain.is_some_and(|since| now >= since + NEXT_AFTER);
+                if endpoint.wanted == 0 && !works && due {
+                    endpoint.wanted = 1;
+                    endpoint.bad_since = Some(now);
+                } else if endpoint.wanted > 0 && settled {
+                    endpoint.wanted = 0;
+                    endpoint.good_since = None;
+                    endpoint.bad_since = None;
+                }
+            }
+            let good = endpoint.good_since.is_some();
+            if endpoint.wanted > 0 {
+                endpoint.size(good && !works, seen[index], now);
+            }
+            works |= good;
+            settled |= endpoint.good_since.is_some_and(|since| now >= since + RETURN_AFTER);
+            in_vain = endpoint.bad_since;
+        }
+    }
+
+    /// Links wanted of an endpoint.
+    pub(super) fn wanted(&self, index: usize) -> usize {
+        self.endpoints.get(index).map_or(0, |e| e.wanted)
+    }
+}
+
+impl Endpoint {
+    fn observe(&mut self, seen: Seen, now: Instant) {
+        if seen.good > 0 {
+            self.good_since.get_or_insert(now);
+            self.bad_since = None;
+        } else {
+            self.good_since = None;
+            if self.wanted > 0 {
+                self.bad_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// One link while it is only tried; the pool while it is the best that works.
+    fn size(&mut self, best: bool, seen: Seen, now: Instant) {
+        if !best {
+            if self.good_since.is_none() {
+                self.wanted = 1;
+            }
+            return;
+        }
+        self.wanted = self.wanted.max(self.pool.min).max(1);
+        if seen.bulk >= self.wanted {
+            self.calm_since = None;
+            if now >= *self.busy_since.get_or_insert(now) + GROW_AFTER && self.wanted < self.pool.max {
+                self.wanted += 1;
+                self.busy_since = None;
+            }
+        } else {
+            self.busy_since = None;
+            if seen.bulk > 0 {
+                self.calm_since = None;
+            } else if now >= *self.calm_since.get_or_insert(now) + SHRINK_AFTER && self.wanted > self.pool.min.max(1) {
+                self.wanted -= 1;
+                self.calm_since = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(250);
+
+    struct Play {
+        machine: Fallback,
+        now: Instant,
+    }
+
+    impl Play {
+        fn new() -> Self {
+            let now = Instant::now();
+            let pools = [Pool { min: 1, max: 1 }, Pool { min: 2, max: 4 }];
+            Self { machine: Fallback::new(&pools, now), now }
+        }
+
+        fn run(&mut self, time: Duration, good: [usize; 2], bulk: [usize; 2]) -> [usize; 2] {
+            let end = self.now + time;
+            while self.now < end {
+                self.now += TICK;
+                let seen = [0, 1].map(|i| Seen { good: good[i], bulk: bulk[i] });
+                self.machine.handle_tick(&seen, self.now);
+            }
+            [self.machine.wanted(0), self.machine.wanted(1)]
+        }
+    }
+
+    #[test]
+    fn the_best_endpoint_is_alone_while_it_works() {
+        let mut play = Play::new();
+        assert_eq!(play.run(Duration::from_secs(1), [0, 0], [0, 0]), [1, 0], "given a moment");
+        assert_eq!(play.run(Duration::from_secs(600), [1, 0], [0, 0]), [1, 0]);
+    }
+
+    #[test]
+    fn the_next_joins_when_the_best_does_not_work_and_leaves_when_it_has_for_a_while() {
+        let mut play = Play::new();
+        assert_eq!(play.run(NEXT_AFTER + TICK, [0, 0], [0, 0]), [1, 1], "tried beside the best");
+        assert_eq!(play.run(Duration::from_secs(60), [0, 1], [0, 0]), [1, 2], "a pool of it, and the best still tried");
+        assert_eq!(play.run(RETURN_AFTER - TICK, [1, 2], [0, 0]), [1, 2], "the best must prove itself");
+        assert_eq!(play.run(TICK * 2, [1, 2], [0, 0]), [1, 0]);
+    }
+
+    #[test]
+    fn a_best_that_comes_and_goes_does_not_take_the_next_away() {
+        let mut play = Play::new();
+        play.run(NEXT_AFTER + TICK, [0, 0], [0, 0]);
+        for _ in 0..20 {
+            assert_eq!(play.run(Duration::from_secs(5), [1, 2], [0, 0])[1], 1.max(play.machine.wanted(1)));
+            assert!(play.machine.wanted(1) > 0);
+            assert!(play.run(Duration::from_secs(5), [0, 2], [0, 0])[1] > 0);
+        }
+    }
+
+    #[test]
+    fn a_pool_grows_under_bulk_to_its_maximum_and_shrinks_in_calm() {
+        let mut play = Play::new();
+        play.run(NEXT_AFTER + TICK, [0, 0], [0, 0]);
+        play.run(Duration::from_secs(1), [0, 2], [0, 0]);
+        for links in 2..4 {
+            assert_eq!(play.run(GROW_AFTER + TICK * 2, [0, links], [0, links])[1], links + 1);
+        }
+        assert_eq!(play.run(Duration::from_secs(60), [0, 4], [0, 4])[1], 4, "never above the maximum");
+        assert_eq!(play.run(Duration::from_secs(59), [0, 4], [0, 0])[1], 4);
+        assert_eq!(play.run(Duration::from_secs(300), [0, 4], [0, 0])[1], 2, "back to the minimum");
+    }
+}

@@ -1,0 +1,240 @@
+//! The current session, and how links come to it.
+//!
+//! There is always a session: streams may be opened before the first link is up, and wait. Its name is learnt with the
+//! first link. When a server no longer knows the session (it was restarted, or too much time has passed), the streams
+//! end and a new session takes its place.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::spawn_local;
+
+use crate::config;
+use crate::engine::Engine;
+use crate::ids::{LinkId, SessionId, Side};
+use crate::listeners::SessionSlot;
+use crate::runtime::driver;
+use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
+use crate::runtime::stream::SessionRef;
+use crate::runtime::{clock, random};
+use crate::site::edges::{self, Served};
+use crate::site::params;
+use crate::site::report::{self, Reporter};
+use crate::transport::Raw;
+use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
+use crate::transport::quic;
+use crate::wire::code::Code;
+use crate::wire::hello::SealWish;
+
+use super::status::Dial;
+
+/// While there is no session, links are admitted one at a time, so that they do not found one each. A handshake that
+/// hangs gives way after this.
+const FOUNDING: Duration = Duration::from_secs(5);
+
+/// How often shutdown looks whether all streams have ended.
+const DRAIN_CHECK: Duration = Duration::from_millis(50);
+
+/// What the tasks of a client share.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) name: String,
+    pub(super) started: std::time::Instant,
+    identity: ClientIdentity,
+    seal: SealWish,
+    handshake: Duration,
+    config: Limits,
+    current: RefCell<Rc<Shell>>,
+    slot: SessionSlot,
+    founding: Mutex<()>,
+    closing: Cell<bool>,
+    pub(super) quic: quic::Endpoint,
+    pub(super) listeners: RefCell<Vec<Served>>,
+    pub(super) reporter: Reporter,
+    pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    performance: config::Performance,
+    liveness: config::Liveness,
+    dial: crate::connectors::allow::AllowList,
+}
+
+/// Why a connection did not join.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JoinError {
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error("another link founded the session first")]
+    Late,
+    #[error("{0}")]
+    Refused(&'static str),
+}
+
+impl Site {
+    pub(super) fn new(config: &config::Client) -> anyhow::Result<Rc<Self>> {
+        let limits = Limits {
+            performance: config.performance.clone(),
+            liveness: config.liveness.clone(),
+            dial: config.dial.clone(),
+        };
+        let first = new_shell(&limits);
+        let slot = SessionSlot::default();
+        slot.set(SessionRef::of(&first));
+        let site = Rc::new(Self {
+            name: config.site.name.clone(),
+            started: clock::now(),
+            identity: ClientIdentity {
+                key: config.site.private_key.clone(),
+                site: config.site.name.clone(),
+                server: config.server.public_key,
+                psk: config.server.psk.clone().unwrap_or_else(crate::wire::noise::Psk::none),
+            },
+            seal: match config.seal {
+                config::SealMode::Auto => SealWish::Auto,
+                config::SealMode::Always => SealWish::Always,
+            },
+            handshake: config.handshake.timeout,
+            config: limits,
+            current: RefCell::new(Rc::clone(&first)),
+            slot,
+            founding: Mutex::new(()),
+            closing: Cell::new(false),
+            quic: quic::Endpoint::new(quic::Params::default()),
+            listeners: RefCell::default(),
+            reporter: Reporter::default(),
+            dials: RefCell::default(),
+        });
+        site.drive(first);
+        Ok(site)
+    }
+
+    pub(super) fn slot(&self) -> &SessionSlot {
+        &self.slot
+    }
+
+    pub(super) fn set_listeners(&self, listeners: Vec<Served>) {
+        *self.listeners.borrow_mut() = listeners;
+    }
+
+    /// Whether the client is on its way out: nothing new is dialled.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    pub(super) fn shell(&self) -> Rc<Shell> {
+        Rc::clone(&self.current.borrow())
+    }
+
+    /// Drives a session until it ends, and then puts a new one in its place.
+    fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
+        let site = Rc::clone(self);
+        let connect = edges::connector(self.config.dial.clone());
+        spawn_local(async move {
+            let end = driver::run(Rc::clone(&shell), connect).await;
+            tracing::info!(session = %shell.id.get(), ?end, "session ended");
+            if Rc::ptr_eq(&shell, &site.shell()) && !site.closing.get() {
+                site.renew();
+            }
+        });
+    }
+
+    fn renew(self: &Rc<Self>) -> Rc<Shell> {
+        let shell = new_shell(&self.config);
+        *self.current.borrow_mut() = Rc::clone(&shell);
+        self.slot.set(SessionRef::of(&shell));
+        self.drive(Rc::clone(&shell));
+        shell
+    }
+
+    /// Authenticates a connection and adds it to the session.
+    pub(super) async fn join(
+        self: &Rc<Self>,
+        raw: Raw,
+        uplink: &str,
+        rank: u8,
+    ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
+        let founder = if self.shell().id.get().is_new() {
+            tokio::time::timeout(FOUNDING, self.founding.lock()).await.ok()
+        } else {
+            None
+        };
+        let asked = self.shell().id.get();
+        let ask = Ask {
+            seal: self.seal,
+            timeout: self.handshake,
+            ..Ask::new(asked, uplink, params::windows(&self.config.performance))
+        };
+        let admitted = auth::initiate(raw, &self.identity, &ask).await?;
+        if self.is_closing() {
+            return Err(JoinError::Refused("shutting down"));
+        }
+        let joined = self.admit(asked, admitted, rank);
+        drop(founder);
+        joined
+    }
+
+    fn admit(
+        self: &Rc<Self>,
+        asked: SessionId,
+        admitted: Admitted,
+        rank: u8,
+    ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
+        let mut shell = self.shell();
+        let known = shell.id.get();
+        if known != admitted.session {
+            if known.is_new() {
+                shell.id.set(admitted.session);
+            } else if known == asked {
+                tracing::warn!(session = %known, successor = %admitted.session, "the server no longer knows the session");
+                shell.close(Code::SessionLost, "the server no longer knows the session");
+                shell = self.renew();
+                shell.id.set(admitted.session);
+            } else {
+                return Err(JoinError::Late);
+            }
+        }
+        shell.grant(admitted.windows.stream, admitted.windows.session);
+        let meta = LinkMeta {
+            info: admitted.info,
+            uplink: admitted.uplink,
+            sealed: admitted.sealed.map(report::cipher),
+            rank,
+        };
+        shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
+    }
+
+    /// Lets streams end for at most `patience`, then ends the session.
+    pub(super) async fn shutdown(&self, patience: Duration) {
+        self.closing.set(true);
+        let shell = self.shell();
+        shell.drain();
+        let ended = async {
+            while shell.stream_count() > 0 && shell.ended().is_none() {
+                tokio::time::sleep(DRAIN_CHECK).await;
+            }
+        };
+        if tokio::time::timeout(patience, ended).await.is_err() {
+            tracing::warn!(streams = shell.stream_count(), "streams are still open; ending them");
+        }
+        shell.close(Code::GoingAway, "the client is shutting down");
+        let closed = async {
+            while shell.link_count() > 0 {
+                tokio::time::sleep(DRAIN_CHECK).await;
+            }
+        };
+        // Links that do not take their goodbye in time end with the process.
+        let _late = tokio::time::timeout(Duration::from_secs(2), closed).await;
+        self.quic.close(Duration::from_millis(500)).await;
+    }
+}
+
+fn new_shell(limits: &Limits) -> Rc<Shell> {
+    let params = params::engine(&limits.performance, limits.performance.max_streams, &limits.liveness);
+    let engine = Engine::new(Side::Client, params, random::seed(), clock::now());
+    Shell::new(SessionId::NEW, "server".into(), engine)
+}

@@ -1,0 +1,60 @@
+//! What a client tells of itself.
+
+use crate::admin::Status;
+use crate::admin::status::{DialState, DialStatus};
+use crate::runtime::clock;
+use crate::runtime::shell::LinkEnd;
+use crate::site::report;
+
+use super::join::Site;
+
+/// One place in a pool.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dial {
+    state: DialState,
+    attempts: u32,
+    last_error: Option<String>,
+}
+
+impl Dial {
+    pub(super) fn dialling(&mut self, attempts: u32) {
+        self.state = DialState::Dialling;
+        self.attempts = attempts;
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.state = DialState::Up;
+    }
+
+    pub(super) fn failed(&mut self, error: &str) {
+        self.state = DialState::Waiting;
+        self.last_error = Some(error.to_owned());
+    }
+
+    pub(super) fn lost(&mut self, end: &LinkEnd) {
+        self.state = DialState::Waiting;
+        if let LinkEnd::Failed(error) = end {
+            self.last_error = Some(error.clone());
+        }
+    }
+}
+
+pub(super) async fn take(site: &Site) -> Status {
+    let uptime = clock::now().saturating_duration_since(site.started);
+    let mut status = Status::head(&site.name, "client", uptime);
+    status.sessions = site.reporter.sessions(&[site.shell()]).await;
+    status.listeners = site.listeners.borrow().iter().map(|served| report::listener(served, None)).collect();
+    let dials = site.dials.borrow();
+    status.dials = dials
+        .iter()
+        .map(|((uplink, endpoint), dial)| DialStatus {
+            uplink: uplink.clone(),
+            endpoint: endpoint.clone(),
+            state: dial.state,
+            attempts: u64::from(dial.attempts),
+            last_error: dial.last_error.clone(),
+            ..DialStatus::default()
+        })
+        .collect();
+    status.sum()
+}

@@ -1,0 +1,135 @@
+//! What may be dialled, as written: `any`, or `tcp:HOST:PORTS`.
+//!
+//! A host is an address, a network (`10.0.0.0/8`, `[fd00::/8]`), a name, `*.` and a name for all names below it, or `*`. A
+//! rule with a name permits a target that was asked for by that name; a rule with an address or a network permits a target
+//! whose *resolved* address, the one that is then dialled, lies in it. So no DNS answer opens what the rules keep closed.
+
+use std::net::IpAddr;
+
+use crate::config::addr::{self, Host};
+use crate::config::reader::Section;
+use crate::config::shape::Shape;
+use crate::connectors::allow::{AllowList, HostRule, IpNet, PortRule, Rule};
+
+/// Reads the list `key` of a section.
+pub(super) fn list(section: &Section<'_>, key: &'static str) -> AllowList {
+    let shape = Shape::default("array of strings", "[]".into(), "\"any\", \"tcp:HOST:PORTS\"");
+    AllowList::new(section.list(key, shape, rule))
+}
+
+fn rule(text: &str) -> Result<Rule, String> {
+    if text == "any" {
+        return Ok(Rule { host: HostRule::Any, ports: PortRule::Any });
+    }
+    let Some(rest) = text.strip_prefix("tcp:") else {
+        return Err("does not start with tcp:".into());
+    };
+    // The host may hold colons in brackets, the ports none.
+    let Some((host, ports)) = rest.rsplit_once(':') else {
+        return Err("has no ports after the host (a number, a range such as 8000-8100, or *)".into());
+    };
+    let ports = match ports {
+        "*" => PortRule::Any,
+        ports => addr::ports(ports).map(|range| PortRule::Range(*range.start(), *range.end()))?,
+    };
+    Ok(Rule { host: host_rule(host)?, ports })
+}
+
+fn host_rule(text: &str) -> Result<HostRule, String> {
+    if text == "*" {
+        return Ok(HostRule::Any);
+    }
+    if let Some(suffix) = text.strip_prefix("*.") {
+        return Ok(HostRule::Suffix(addr::name(suffix)?));
+    }
+    // Brackets may stand around the whole network, its address, or (as the slash tells it from a port) be left out.
+    let network = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    if let Some((host, prefix)) = network.split_once('/') {
+        let host = host.parse().map_or_else(|_| addr::host(host), |ip| Ok(Host::Ip(ip)))?;
+        return match host {
+            Host::Ip(addr) => net(addr, Some(prefix)).map(HostRule::Net),
+            Host::Name(_) => Err("has a prefix length behind a name".into()),
+        };
+    }
+    match addr::host(text)? {
+        Host::Name(name) => Ok(HostRule::Name(name)),
+        Host::Ip(addr) => net(addr, None).map(HostRule::Net),
+    }
+}
+
+fn net(addr: IpAddr, prefix: Option<&str>) -> Result<IpNet, String> {
+    let bits = if addr.is_ipv4() { 32 } else { 128 };
+    let prefix = match prefix {
+        None => bits,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|prefix| *prefix <= bits && text.bytes().all(|b| b.is_ascii_digit()))
+            .ok_or_else(|| format!("has a prefix length that is not 0 to {bits}"))?,
+    };
+    let lowest = masked(addr, prefix);
+    if lowest == addr {
+        Ok(IpNet { addr, prefix })
+    } else {
+        Err(format!("has bits set beyond its prefix; the network is {lowest}/{prefix}"))
+    }
+}
+
+fn masked(addr: IpAddr, prefix: u8) -> IpAddr {
+    match addr {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            IpAddr::V4((ip.to_bits() & mask).into())
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            IpAddr::V6((ip.to_bits() & mask).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_name_hosts_networks_and_ports() {
+        let net = |addr: &str, prefix| HostRule::Net(IpNet { addr: addr.parse().unwrap(), prefix });
+        for (text, host, ports) in [
+            ("any", HostRule::Any, PortRule::Any),
+            ("tcp:*:443", HostRule::Any, PortRule::Range(443, 443)),
+            ("tcp:127.0.0.1:22", net("127.0.0.1", 32), PortRule::Range(22, 22)),
+            ("tcp:10.1.0.0/16:*", net("10.1.0.0", 16), PortRule::Any),
+            ("tcp:0.0.0.0/0:80-90", net("0.0.0.0", 0), PortRule::Range(80, 90)),
+            ("tcp:[fd00::]/8:443", net("fd00::", 8), PortRule::Range(443, 443)),
+            ("tcp:[fd00::/8]:443", net("fd00::", 8), PortRule::Range(443, 443)),
+            ("tcp:fd00::/8:443", net("fd00::", 8), PortRule::Range(443, 443)),
+            ("tcp:[::1]:1-65535", net("::1", 128), PortRule::Range(1, 65535)),
+            ("tcp:Example.org:443", HostRule::Name("example.org".into()), PortRule::Range(443, 443)),
+            ("tcp:*.example.org:*", HostRule::Suffix("example.org".into()), PortRule::Any),
+        ] {
+            assert_eq!(rule(text), Ok(Rule { host, ports }), "{text}");
+        }
+    }
+
+    #[test]
+    fn rules_that_mean_nothing_say_why() {
+        for (text, problem) in [
+            ("", "does not start with tcp:"),
+            ("udp:*:53", "does not start with tcp:"),
+            ("tcp:example.org", "has no ports after the host (a number, a range such as 8000-8100, or *)"),
+            ("tcp:[::1]", "has a port that is not 1 to 65535"),
+            ("tcp:10.1.2.3/16:*", "has bits set beyond its prefix; the network is 10.1.0.0/16"),
+            ("tcp:[fd00::1]/8:*", "has bits set beyond its prefix; the network is fd00::/8"),
+            ("tcp:10.0.0.0/33:*", "has a prefix length that is not 0 to 32"),
+            ("tcp:[::]/129:*", "has a prefix length that is not 0 to 128"),
+            ("tcp:10.0.0.0/+8:*", "has a prefix length that is not 0 to 32"),
+            ("tcp:example.org/8:*", "has a prefix length behind a name"),
+            ("tcp:::1:80", "needs brackets around the IPv6 address"),
+            ("tcp:*.1:80", "is not a host name or address"),
+            ("tcp:*:0", "has a port that is not 1 to 65535"),
+        ] {
+            assert_eq!(rule(text), Err(problem.into()), "{text}");
+        }
+    }
+}

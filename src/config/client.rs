@@ -1,0 +1,188 @@
+//! The client's file: whom to reach and by which ways out.
+
+use std::net::IpAddr;
+
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Retry, SealMode, Site};
+use crate::config::endpoint::{self, Endpoint};
+use crate::config::forward::{self, Forward, Socks5};
+use crate::config::occupied::Occupied;
+use crate::config::reader::Section;
+use crate::config::shape::Shape;
+use crate::config::{Psk, PublicKey, allow, keyfile};
+use crate::connectors::allow::AllowList;
+use crate::transport::TransportKind;
+use crate::units::ByteSize;
+
+/// A site that dials links.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// This site.
+    pub site: Site,
+    /// The other one.
+    pub server: ServerIdentity,
+    /// Ways out, at least one, by preference where nothing is known.
+    pub uplinks: Vec<Uplink>,
+    /// Listeners here; the server dials.
+    pub forwards: Vec<Forward>,
+    /// A SOCKS5 listener here; the server dials.
+    pub socks5: Option<Socks5>,
+    /// What the server may ask this site to dial. Nothing by default.
+    pub dial: AllowList,
+    /// Limits.
+    pub performance: Performance,
+    /// How links are dialled again.
+    pub retry: Retry,
+    /// How silence is judged.
+    pub liveness: Liveness,
+    /// Deadline of dials.
+    pub handshake: Handshake,
+    /// Local control.
+    pub admin: Admin,
+    /// What is logged.
+    pub log: Log,
+    /// When records are encrypted by us.
+    pub seal: SealMode,
+}
+
+/// By what a server is known.
+#[derive(Clone, Debug)]
+pub struct ServerIdentity {
+    /// Its static key.
+    pub public_key: PublicKey,
+    /// A second key, shared beforehand.
+    pub psk: Option<Psk>,
+}
+
+/// A way out of this host.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// Unique in the file.
+    pub name: String,
+    /// Device that its sockets are bound to (`SO_BINDTODEVICE`). `None`: as the routing table says.
+    pub interface: Option<String>,
+    /// Address that its sockets are bound to. `None`: as the routing table says.
+    pub source: Option<IpAddr>,
+    /// Ways to the server, at least one; the first that works is used.
+    pub endpoints: Vec<Endpoint>,
+    /// How many WebSockets make up its pool.
+    pub ws_links: PoolSize,
+}
+
+/// How many links a session keeps over one uplink and transport.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolSize {
+    /// Always kept, 1 to 64.
+    pub min: u16,
+    /// At most, under load; `min` to 64.
+    pub max: u16,
+}
+
+impl Uplink {
+    /// The pool over one of its endpoints. A QUIC connection is always alone: its streams do not wait for each other.
+    pub fn pool_size(&self, transport: TransportKind) -> PoolSize {
+        match transport {
+            TransportKind::Ws => self.ws_links,
+            TransportKind::Quic | TransportKind::Mem => PoolSize { min: 1, max: 1 },
+        }
+    }
+}
+
+/// What a client says about keys that belong elsewhere.
+pub(super) const HINTS: &[(&str, &str)] = &[
+    ("listen", "a client accepts no links; [[listen]] belongs in a server's file"),
+    ("peer", "a client has one [server]; [[peer]] belongs in a server's file"),
+    ("performance.workers", "a client has one session on one thread; it belongs in a server's file"),
+    ("forward.peer", "a client has no other side than its server; it belongs in a server's file"),
+    ("socks5.peer", "a client has no other side than its server; it belongs in a server's file"),
+    ("site.private_key", "a secret never stands in the configuration; write `private_key_file`"),
+    ("server.psk", "a secret never stands in the configuration; write `psk_file`"),
+];
+
+/// More would be no pool but a nuisance to the far end.
+const POOL_MAX: u16 = 64;
+
+pub(super) fn read(root: &Section<'_>) -> Option<Client> {
+    let occupied = Occupied::default();
+    let site = root.required_table("site", Site::read);
+    let own = site.as_ref().map(|site| site.private_key.public());
+    let server = root.required_table("server", |section| server(section, own));
+    let uplinks = root.tables("uplink", uplink);
+    if !root.has("uplink") {
+        root.fail("at least one [[uplink]] is needed");
+    }
+    root.unique("uplink", "name");
+    let forwards = forward::list(root, &occupied, |_| Some(()));
+    let socks5 = root.optional_table("socks5", |section| forward::socks5(section, &occupied));
+    let dial = root.table("dial", |section| allow::list(section, "allow"));
+    let performance = root.table("performance", |s| Performance::read(s, 5_000, ByteSize::from_mib(128)));
+    let retry = root.table("retry", Retry::read);
+    let liveness = root.table("liveness", Liveness::read);
+    let handshake = root.table("handshake", Handshake::read);
+    let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
+    let log = root.table("log", Log::read);
+    let seal = root.table("seal", SealMode::read);
+    root.complain_about_unknown_keys();
+    Some(Client {
+        site: site?,
+        server: server?,
+        uplinks,
+        forwards: forwards.into_iter().map(|((), forward)| forward).collect(),
+        socks5: socks5.flatten(),
+        dial,
+        performance,
+        retry,
+        liveness,
+        handshake,
+        admin,
+        log,
+        seal,
+    })
+}
+
+fn server(section: &Section<'_>, own: Option<PublicKey>) -> Option<ServerIdentity> {
+    let public_key = keyfile::public(section, "public_key", own);
+    let psk = keyfile::from_file(section, "psk_file", "none", Psk::from_base64);
+    Some(ServerIdentity { public_key: public_key?, psk })
+}
+
+fn uplink(entry: &Section<'_>) -> Option<Uplink> {
+    let name = entry.parsed("name", Shape::required("string", common::NAME), common::name);
+    let interface = Shape::optional("string", "by routing", "name of a network interface");
+    let interface = entry.parsed("interface", interface, interface_name);
+    let source = Shape::optional("string", "by routing", "an address of this host");
+    let source = entry.parsed("source", source, |text| text.parse().map_err(|_| "is not an address"));
+    let endpoints = endpoint::list(entry);
+    let shape = Shape::default("string", "\"2..4\"".into(), "\"N\", \"MIN..MAX\", 1 to 64");
+    let ws_links = entry.parsed("links", shape, pool_size).unwrap_or(PoolSize { min: 2, max: 4 });
+    if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Ws) {
+        entry.no_effect("links", "without a wss:// or ws:// endpoint, as QUIC needs one link only");
+    }
+    let other_family =
+        |source: IpAddr| endpoints.iter().all(|e| e.ip().is_some_and(|ip| ip.is_ipv4() != source.is_ipv4()));
+    if !endpoints.is_empty() && source.is_some_and(other_family) {
+        entry.fail_at("source", "is of another address family than every endpoint");
+    }
+    Some(Uplink { name: name?, interface, source, endpoints, ws_links })
+}
+
+/// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).
+fn interface_name(text: &str) -> Result<String, &'static str> {
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if (1..16).contains(&text.len()) && !matches!(text, "." | "..") && !text.contains(bad) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not the name of an interface")
+    }
+}
+
+fn pool_size(text: &str) -> Result<PoolSize, &'static str> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|n| digits && (1..=POOL_MAX).contains(n)).ok_or("is not a number or range of links")
+    };
+    let (min, max) = match text.split_once("..") {
+        Some((min, max)) => (number(min)?, number(max)?),
+        None => (number(text)?, number(text)?),
+    };
+    if min <= max { Ok(PoolSize { min, max }) } else { Err("is a range that runs backwards") }
+}

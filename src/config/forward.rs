@@ -1,0 +1,168 @@
+//! Listeners of this site whose connections the other site dials: `[[forward]]` and `[socks5]`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use crate::config::addr::{self, Host};
+use crate::config::occupied::{FORWARDS_MAX, Occupied, Protocol};
+use crate::config::reader::{Section, Value};
+use crate::config::shape::Shape;
+use crate::wire::frame::Class;
+use crate::wire::target::Target;
+
+/// One TCP listener and what the other site dials for its connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Forward {
+    /// Where this site listens. Port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// What the other site dials. A name is resolved there.
+    pub to: Target,
+    /// How the scheduler treats its streams.
+    pub class: Class,
+}
+
+/// A SOCKS5 listener (RFC 1928, CONNECT, no authentication). Names are resolved at the other site.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Socks5 {
+    /// Where this site listens. Port 0 lets the system choose.
+    pub listen: SocketAddr,
+}
+
+/// Where shorthand without an address listens: everywhere, as that is what it is written for.
+const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// What shorthand without a host dials: the other site itself.
+const THERE: Host = Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+const CLASSES: [(&str, Class); 4] = [
+    ("bulk", Class::Bulk),
+    ("best-effort", Class::BestEffort),
+    ("video", Class::Video),
+    ("interactive", Class::Interactive),
+];
+
+/// Reads `[[forward]]`; `more` reads what else an entry has and is put beside each of its listeners.
+pub(super) fn list<M: Clone>(
+    root: &Section<'_>,
+    occupied: &Occupied,
+    more: impl Fn(&Section<'_>) -> Option<M>,
+) -> Vec<(M, Forward)> {
+    let mut forwards = Vec::new();
+    for (beside, entries) in root.tables("forward", |entry| {
+        let beside = more(entry);
+        let entries = read(entry, occupied);
+        Some((beside?, entries))
+    }) {
+        forwards.extend(entries.into_iter().map(|forward| (beside.clone(), forward)));
+    }
+    forwards
+}
+
+/// Reads the keys of `[socks5]`, when the file has it.
+pub(super) fn socks5(section: &Section<'_>, occupied: &Occupied) -> Option<Socks5> {
+    listen(section, Shape::required("string", LISTEN), occupied).map(|listen| Socks5 { listen })
+}
+
+const LISTEN: &str = "[tcp://]ADDRESS:PORT";
+const PORTS: &str = "[ADDRESS:]PORT[-PORT][=[HOST:]PORT[-PORT]]";
+
+fn listen(section: &Section<'_>, shape: Shape, occupied: &Occupied) -> Option<SocketAddr> {
+    section.value("listen", shape, |value| {
+        let address = value.parse(addr::listen_tcp)?;
+        occupied.claim(value, Protocol::Tcp, [address]);
+        Some(address)
+    })
+}
+
+fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
+    let listen = listen(entry, Shape::optional("string", "see `ports`", LISTEN), occupied);
+    let to = entry.parsed("to", Shape::optional("string", "see `ports`", "[tcp://]HOST:PORT"), addr::target);
+    let ports = entry.value("ports", Shape::optional("array of strings", "none", PORTS), |value| {
+        Some(value.items()?.iter().flat_map(|item| shorthand(item, occupied)).collect::<Vec<_>>())
+    });
+    let class = entry.choice("class", Class::default(), &CLASSES);
+    match (entry.has("ports"), entry.has("listen"), entry.has("to")) {
+        (false, true, true) | (true, false, false) => {}
+        (false, false, false) => entry.fail("needs `listen` and `to`, or `ports`"),
+        (false, true, false) => entry.fail_at("listen", "needs `to` beside it"),
+        (false, false, true) => entry.fail_at("to", "needs `listen` beside it"),
+        (true, ..) => entry.fail_at("ports", "stands in place of `listen` and `to`; write one or the other"),
+    }
+    let pairs = ports.unwrap_or_default().into_iter().chain(listen.zip(to));
+    pairs.map(|(listen, to)| Forward { listen, to, class }).collect()
+}
+
+fn shorthand(item: &Value<'_>, occupied: &Occupied) -> Vec<(SocketAddr, Target)> {
+    let Some((ip, ports, host, to)) = item.parse(parse_shorthand) else { return Vec::new() };
+    if !occupied.reserve(ports.len()) {
+        item.wrong::<()>(format_args!("makes too many listeners; there can be {FORWARDS_MAX} in a file"));
+        return Vec::new();
+    }
+    // `to` is as long as `ports`, or one port for all of them.
+    let to = to.clone().chain(std::iter::repeat(*to.end()));
+    occupied.claim(item, Protocol::Tcp, ports.clone().map(|port| SocketAddr::new(ip, port)));
+    ports.zip(to).map(|(port, to)| (SocketAddr::new(ip, port), addr::join(host.clone(), to))).collect()
+}
+
+type Shorthand = (IpAddr, RangeInclusive<u16>, Host, RangeInclusive<u16>);
+
+fn parse_shorthand(text: &str) -> Result<Shorthand, String> {
+    let (left, right) = text.split_once('=').map_or((text, None), |(left, right)| (left, Some(right)));
+    let (host, ports) = split_ports(left)?;
+    let ip = match host {
+        None => ANYWHERE,
+        Some(Host::Ip(ip)) => ip,
+        Some(Host::Name(_)) => return Err("names a host to listen on; a listener needs an address of this one".into()),
+    };
+    let (host, to) = right.map_or(Ok((None, ports.clone())), split_ports)?;
+    if to.len() != 1 && to.len() != ports.len() {
+        let (here, there) = (ports.len(), to.len());
+        return Err(format!("has {here} ports here and {there} there; there must be as many, or one"));
+    }
+    Ok((ip, ports, host.unwrap_or(THERE), to))
+}
+
+fn split_ports(text: &str) -> Result<(Option<Host>, RangeInclusive<u16>), &'static str> {
+    match addr::split_host(text) {
+        (ports, None) => Ok((None, addr::ports(ports)?)),
+        (host, Some(ports)) => Ok((Some(addr::host(host)?), addr::ports(ports)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shorthand_names_ports_addresses_and_hosts() {
+        for (text, listen, to) in [
+            ("8080", "0.0.0.0:8080..8080", "127.0.0.1:8080..8080"),
+            ("443-600", "0.0.0.0:443..600", "127.0.0.1:443..600"),
+            ("4000=5000", "0.0.0.0:4000..4000", "127.0.0.1:5000..5000"),
+            ("443-600=1.1.1.1:5201", "0.0.0.0:443..600", "1.1.1.1:5201..5201"),
+            ("443-600=1000-1157", "0.0.0.0:443..600", "127.0.0.1:1000..1157"),
+            ("127.0.0.2:443=1.1.1.1:5201", "127.0.0.2:443..443", "1.1.1.1:5201..5201"),
+            ("8080=example.org:80", "0.0.0.0:8080..8080", "example.org:80..80"),
+            ("[::1]:80-81=[fd00::1]:80-81", "::1:80..81", "[fd00::1]:80..81"),
+        ] {
+            let (ip, ports, host, targets) = parse_shorthand(text).unwrap();
+            let read = (format!("{ip}:{}..{}", ports.start(), ports.end()), host, targets);
+            assert_eq!(read.0, listen, "{text}");
+            assert_eq!(format!("{}:{}..{}", read.1, read.2.start(), read.2.end()), to, "{text}");
+        }
+    }
+
+    #[test]
+    fn shorthand_that_does_not_fit_together_says_why() {
+        for (text, problem) in [
+            ("443-600=1000-1001", "has 158 ports here and 2 there; there must be as many, or one"),
+            ("443=1000-1001", "has 1 ports here and 2 there; there must be as many, or one"),
+            ("localhost:80", "names a host to listen on; a listener needs an address of this one"),
+            ("80=1.1.1.1", "has a port that is not 1 to 65535"),
+            ("600-443", "has a range of ports that runs backwards"),
+            ("", "has a port that is not 1 to 65535"),
+            ("80=", "has a port that is not 1 to 65535"),
+        ] {
+            assert_eq!(parse_shorthand(text), Err(problem.into()), "{text}");
+        }
+    }
+}

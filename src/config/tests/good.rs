@@ -1,0 +1,239 @@
+//! Good files and what they mean.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::connectors::allow::{AllowList, HostRule, PortRule, Rule};
+use crate::transport::TransportKind;
+use crate::units::ByteSize;
+use crate::wire::frame::Class;
+
+const CLIENT: &str = "[site]\nname = \"nl\"\nprivate_key_file = \"nl.key\"\n[server]\npublic_key = \"PUBLIC\"\n";
+const SERVER: &str = "[site]\nname = \"ir\"\nprivate_key_env = \"GHOSTWIRE_KEY\"\n";
+const PEER: &str = "[[peer]]\nname = \"nl\"\npublic_key = \"PUBLIC\"\n";
+
+fn client(text: &str) -> Client {
+    Bench::new().client(&format!("{CLIENT}{text}")).unwrap()
+}
+
+fn server(text: &str) -> Server {
+    Bench::new().server(&format!("{SERVER}{text}")).unwrap()
+}
+
+#[test]
+fn a_client_in_ten_lines_has_the_documented_defaults() {
+    let client = client("[[uplink]]\nname = \"fiber\"\nconnect = [\"wss://cdn.example.org/x\"]\n");
+    assert_eq!(client.site.name, "nl");
+    assert_eq!(client.site.private_key.public(), PrivateKey::from_base64(SECRET).unwrap().public());
+    assert_eq!(client.server.public_key.to_string(), PUBLIC);
+    assert!(client.server.psk.is_none());
+    let [uplink] = &client.uplinks[..] else { panic!("one uplink") };
+    assert_eq!((&uplink.interface, uplink.source), (&None, None));
+    let [endpoint] = &uplink.endpoints[..] else { panic!("one endpoint") };
+    assert_eq!((endpoint.transport, endpoint.tls, endpoint.port), (TransportKind::Ws, true, 443));
+    assert_eq!((endpoint.host.to_string().as_str(), endpoint.path.as_str()), ("cdn.example.org", "/x"));
+    assert_eq!((endpoint.address, &endpoint.verify), (None, &Verify::System));
+    assert_eq!(uplink.pool_size(TransportKind::Ws), PoolSize { min: 2, max: 4 });
+    assert_eq!(uplink.pool_size(TransportKind::Quic), PoolSize { min: 1, max: 1 });
+    assert_eq!((client.forwards.len(), &client.socks5), (0, &None));
+    assert_eq!(client.dial, AllowList::new(vec![]));
+    assert_eq!(client.performance, Performance { max_streams: 5_000, memory: ByteSize::from_mib(128) });
+    let seconds = Duration::from_secs;
+    let retry =
+        Retry { base: Duration::from_millis(100), factor: 2.0, cap: seconds(10), max_attempts: 5, grace: seconds(10) };
+    assert_eq!(client.retry, retry);
+    let liveness = Liveness { ping_interval: seconds(30), ping_timeout: seconds(60), resume_timeout: seconds(120) };
+    assert_eq!(client.liveness, liveness);
+    assert_eq!(client.handshake.timeout, seconds(30));
+    assert_eq!(client.log, Log { level: LogLevel::Info, format: LogFormat::Text });
+    assert_eq!(client.seal, SealMode::Auto);
+}
+
+#[test]
+fn a_server_has_the_documented_defaults() {
+    let server = server(&format!("[[listen]]\nurl = \"ws://[::1]\"\n{PEER}"));
+    let [listen] = &server.listens[..] else { panic!("one listener") };
+    let expected = Listen {
+        transport: TransportKind::Ws,
+        address: "[::1]:80".parse().unwrap(),
+        path: "/".into(),
+        certificate: None,
+        decoy: Decoy::NotFound,
+    };
+    assert_eq!(*listen, expected);
+    let [peer] = &server.peers[..] else { panic!("one peer") };
+    assert_eq!((peer.name.as_str(), peer.public_key.to_string().as_str()), ("nl", PUBLIC));
+    assert_eq!((&peer.allow, peer.max_streams), (&AllowList::new(vec![]), 10_000));
+    assert_eq!(server.performance.memory, ByteSize::from_mib(256));
+    assert!((1..=256).contains(&server.workers));
+}
+
+#[test]
+fn endpoints_may_say_how_they_are_reached() {
+    let client = client(&format!(
+        "[[uplink]]\nname = \"a\"\nlinks = \"3\"\ninterface = \"eth0\"\nsource = \"2001:db8::2\"\nconnect = [\n\
+         {{ url = \"wss://cdn.example.org/x\", address = \"[2001:db8::7]:8443\", sni = \"front.example\", host = \"back.example:444\",\n\
+         headers = {{ Authorization = \"Bearer hunter2\" }}, verify = \"ca:ca.pem\" }},\n\
+         {{ url = \"quic://192.0.2.1\", verify = \"sha256:{}\" }},\n\
+         {{ url = \"wss://a.example:444\", address = \"2001:db8::8\", verify = \"none\" }},\n]\n",
+        ["AB"; 32].join(":")
+    ));
+    let uplink = &client.uplinks[0];
+    assert_eq!(uplink.pool_size(TransportKind::Ws), PoolSize { min: 3, max: 3 });
+    let [first, second, third] = &uplink.endpoints[..] else { panic!("three endpoints") };
+    assert_eq!(first.address, Some("[2001:db8::7]:8443".parse().unwrap()));
+    assert_eq!(first.sni.as_deref(), Some("front.example"));
+    assert_eq!(first.host_header.as_deref(), Some("back.example:444"));
+    assert_eq!(
+        (first.headers[0].0.as_str(), first.headers[0].1.expose().as_str()),
+        ("Authorization", "Bearer hunter2")
+    );
+    let Verify::Ca(file) = &first.verify else { panic!("an authority of its own") };
+    assert!(file.is_absolute() && file.ends_with("ca.pem"), "beside the configuration: {}", file.display());
+    assert_eq!(second.verify, Verify::Pin([0xab; 32]));
+    assert_eq!(third.address, Some("[2001:db8::8]:444".parse().unwrap()), "the port is the URL's");
+    assert_eq!(third.verify, Verify::None);
+    assert!(!format!("{client:?}").contains("hunter2"), "credentials in headers are not shown");
+}
+
+#[test]
+fn secrets_are_not_shown_by_debug() {
+    let client = client("psk_file = \"ir.psk\"\n[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n");
+    assert!(client.server.psk.is_some());
+    assert!(!format!("{client:#?}").contains(&SECRET[..20]));
+}
+
+#[test]
+fn shorthand_becomes_one_forward_for_each_port() {
+    let client = client(
+        "[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n[[forward]]\nclass = \"interactive\"\n\
+         ports = [\"443-600\", \"4000=5000\", \"700-702=example.org:80-82\", \"127.0.0.2:442=1.1.1.1:5201\"]\n\
+         [[forward]]\nlisten = \"tcp://127.0.0.1:0\"\nto = \"a.example:1\"\n[socks5]\nlisten = \"[::1]:1080\"\n",
+    );
+    let shown: Vec<_> = client.forwards.iter().map(|f| format!("{} {}", f.listen, f.to)).collect();
+    assert_eq!(shown.len(), 158 + 1 + 3 + 1 + 1);
+    assert_eq!(shown[0], "0.0.0.0:443 127.0.0.1:443");
+    assert_eq!(shown[157], "0.0.0.0:600 127.0.0.1:600");
+    assert_eq!(shown[158], "0.0.0.0:4000 127.0.0.1:5000");
+    assert_eq!(
+        shown[159..162],
+        ["0.0.0.0:700 example.org:80", "0.0.0.0:701 example.org:81", "0.0.0.0:702 example.org:82"]
+    );
+    assert_eq!(shown[163], "127.0.0.1:0 a.example:1");
+    assert_eq!((client.forwards[0].class, client.forwards[163].class), (Class::Interactive, Class::BestEffort));
+    assert_eq!(client.socks5, Some(Socks5 { listen: "[::1]:1080".parse().unwrap() }));
+}
+
+#[test]
+fn reverse_forwards_belong_to_their_peer() {
+    let server = server(&format!(
+        "[[listen]]\nurl = \"quic://0.0.0.0:0\"\nself_signed = true\n{PEER}\
+         [[peer]]\nname = \"de\"\npublic_key = \"{SECRET}\"\nmax_streams = 7\nallow = [\"any\", \"tcp:*:443\"]\n\
+         [[forward]]\npeer = \"de\"\nports = [\"1000-1001\"]\n[[forward]]\npeer = \"nl\"\nports = [\"2000\"]\n\
+         [socks5]\npeer = \"de\"\nlisten = \"127.0.0.1:1080\"\n[performance]\nmax_streams = 9\nworkers = 3\n",
+    ));
+    let [nl, de] = &server.peers[..] else { panic!("two peers") };
+    let listens = |peer: &Peer| peer.forwards.iter().map(|f| f.listen.port()).collect::<Vec<_>>();
+    assert_eq!((listens(nl), listens(de)), (vec![2000], vec![1000, 1001]));
+    assert_eq!((nl.socks5.is_some(), de.socks5.is_some()), (false, true));
+    assert_eq!((nl.max_streams, de.max_streams, server.workers), (9, 7, 3));
+    let rules = vec![
+        Rule { host: HostRule::Any, ports: PortRule::Any },
+        Rule { host: HostRule::Any, ports: PortRule::Range(443, 443) },
+    ];
+    assert_eq!(de.allow, AllowList::new(rules));
+    assert_eq!(server.listens[0].address, "0.0.0.0:0".parse::<SocketAddr>().unwrap());
+    assert_eq!(server.listens[0].certificate, Some(Certificate::SelfSigned));
+}
+
+#[test]
+fn decoys_are_nothing_files_a_redirect_or_another_server() {
+    let decoys = ["404", "dir:www", "redirect:https://example.org/a?b", "upstream:http://[::1]:8080"];
+    let listens: String = decoys
+        .iter()
+        .enumerate()
+        .map(|(i, decoy)| format!("[[listen]]\nurl = \"ws://127.0.0.1:{}/x\"\ndecoy = \"{decoy}\"\n", i + 1))
+        .collect();
+    let server = server(&format!("{listens}{PEER}"));
+    let [nothing, files, redirect, upstream] = &server.listens[..] else { panic!("four listeners") };
+    assert_eq!(nothing.decoy, Decoy::NotFound);
+    assert!(matches!(&files.decoy, Decoy::Directory(dir) if dir.is_absolute() && dir.ends_with("www")));
+    assert_eq!(redirect.decoy, Decoy::Redirect("https://example.org/a?b".into()));
+    assert_eq!(upstream.decoy, Decoy::Upstream { host: Host::Ip("::1".parse().unwrap()), port: 8080 });
+}
+
+#[test]
+fn sockets_are_where_the_file_or_the_system_says() {
+    let socket = |line: &str| {
+        let text = format!("[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n[admin]\n{line}");
+        client(&text).admin.socket
+    };
+    assert_eq!(socket("socket = \"none\"\n"), None);
+    assert_eq!(socket("socket = \"/run/x.sock\"\n"), Some("/run/x.sock".into()));
+    let default = socket("").unwrap();
+    let places = ["/run/ghostwire/nl.sock", "/run/user/1000/ghostwire/nl.sock"];
+    assert!(places.contains(&default.to_str().unwrap()), "{}", default.display());
+}
+
+#[test]
+fn files_are_loaded_for_whichever_side_they_are() {
+    let bench = Bench::new();
+    let file = |name: &str, text: String| {
+        bench.file(name, &filled(&text), 0o644);
+        load_any(&bench.path(name))
+    };
+    let client = file("c.toml", format!("{CLIENT}[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n"));
+    assert!(matches!(client, Ok(Config::Client(_))), "{client:?}");
+    let text = SERVER.replace("private_key_env = \"GHOSTWIRE_KEY\"", "private_key_file = \"ir.key\"");
+    let server = file("s.toml", format!("{text}[[listen]]\nurl = \"ws://127.0.0.1\"\n{PEER}"));
+    assert!(matches!(server, Ok(Config::Server(_))), "{server:?}");
+    let said = |result: Result<Config, Errors>| bench.short(&result.unwrap_err());
+    assert_eq!(
+        said(file("n.toml", String::new())),
+        "n.toml: is neither a client's file (with [server] and [[uplink]]) nor a server's (with [[listen]] and [[peer]])"
+    );
+    assert_eq!(
+        said(load_any(&bench.path("absent.toml"))),
+        "absent.toml: cannot be read: No such file or directory (os error 2)"
+    );
+    fs::write(bench.path("u.toml"), b"# one\n# \xff\n").unwrap();
+    assert_eq!(said(load_any(&bench.path("u.toml"))), "u.toml:2: is not UTF-8");
+    fs::write(bench.path("l.toml"), vec![b'#'; (4 << 20) + 1]).unwrap();
+    assert_eq!(said(load_any(&bench.path("l.toml"))), "l.toml: is longer than 4 MiB");
+}
+
+/// What a parser makes of texts that nobody wrote: an answer, and one that names the file.
+#[test]
+fn mutilated_files_are_answered_and_never_panic() {
+    let whole = fs::read_to_string(package("configs/full/server.toml")).unwrap();
+    let file = Path::new("x.toml");
+    let mut state = 1_u64;
+    let mut bad = 0;
+    for _ in 0..400 {
+        let mut text: Vec<char> = whole.chars().collect();
+        for _ in 0..3 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (at, what) = ((state >> 33) as usize % text.len(), (state >> 20) % 4);
+            match what {
+                0 => drop(text.remove(at)),
+                1 => text.truncate(at),
+                2 => text.insert(at, ['"', '[', ']', '{', '=', '\n', '\0', 'é'][(state >> 60) as usize % 8]),
+                _ => {
+                    let other = (state >> 45) as usize % text.len();
+                    text.swap(at, other);
+                }
+            }
+            if text.is_empty() {
+                text.push('#');
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(errors) = parse_any(file, &text) {
+            assert!(!errors.issues.is_empty());
+            assert!(errors.to_string().lines().all(|line| line.starts_with("x.toml:")), "{errors}");
+            bad += 1;
+        }
+    }
+    assert!(bad > 300, "the mutilations hurt: {bad}");
+}

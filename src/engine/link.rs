@@ -1,0 +1,107 @@
+//! What the engine keeps of one link.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::sched::Drr;
+use crate::session::liveness::{self, Liveness};
+
+use super::{ESCALATE_AFTER, ESCALATE_MAX};
+
+/// Unanswered pings kept; a peer that asks faster gets only the last ones answered.
+pub(super) const PONGS_MAX: usize = 16;
+/// A draining link is looked at this often.
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
+/// Longest time that draining takes; what is still under way is resumed elsewhere.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) slot: u8,
+    pub(super) rank: u8,
+    pub(super) live: Liveness,
+    pub(super) drr: Drr,
+    /// Bulk flows at home here.
+    pub(super) bulk: usize,
+    pub(super) pongs: VecDeque<(u64, u64)>,
+    /// Announced as having something to send, and not asked since.
+    pub(super) awake: bool,
+    /// Since when nothing new is placed here.
+    pub(super) draining: Option<Instant>,
+    pub(super) drain_checked: Option<Instant>,
+    pub(super) draining_done: bool,
+    pub(super) drain_due: bool,
+    pub(super) session_drain_due: bool,
+    /// The peer places nothing here any more and will close it.
+    pub(super) left_by_peer: bool,
+    /// What it carried has been sent again elsewhere since it became suspect.
+    pub(super) escalated: bool,
+    pub(super) condemned: bool,
+    pub(super) said_close: bool,
+    pub(super) up_since: Instant,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+}
+
+impl Link {
+    pub(super) fn new(slot: u8, rank: u8, params: liveness::Params, seed: u64, now: Instant) -> Self {
+        Self {
+            slot,
+            rank,
+            live: Liveness::new(params, seed, now),
+            drr: Drr::default(),
+            bulk: 0,
+            pongs: VecDeque::new(),
+            awake: false,
+            draining: None,
+            drain_checked: None,
+            draining_done: false,
+            drain_due: false,
+            session_drain_due: false,
+            left_by_peer: false,
+            escalated: false,
+            condemned: false,
+            said_close: false,
+            up_since: now,
+            bytes_sent: 0,
+            bytes_received: 0,
+        }
+    }
+
+    /// Flows may be placed here without second thoughts.
+    pub(super) fn is_good(&self) -> bool {
+        self.is_passable() && self.live.suspect_since().is_none()
+    }
+
+    /// Flows may be placed here if there is nothing good.
+    pub(super) fn is_passable(&self) -> bool {
+        self.draining.is_none() && !self.left_by_peer && !self.condemned
+    }
+
+    /// For ordering: a link not measured yet sorts last.
+    pub(super) fn srtt(&self) -> Duration {
+        self.live.srtt().unwrap_or(Duration::MAX)
+    }
+
+    pub(super) fn escalate_at(&self) -> Option<Instant> {
+        if self.escalated {
+            return None;
+        }
+        let wait = self.live.srtt().unwrap_or(ESCALATE_AFTER).clamp(ESCALATE_AFTER, ESCALATE_MAX);
+        self.live.suspect_since().map(|since| since + wait)
+    }
+
+    pub(super) fn drained_at(&self) -> Option<Instant> {
+        if self.draining_done {
+            return None;
+        }
+        let since = self.draining?;
+        // Two round trips let the peer's data arrive that it sent before it heard.
+        let settle = self.live.srtt().unwrap_or(DRAIN_CHECK) * 2 + DRAIN_CHECK;
+        Some(self.drain_checked.map_or(since + settle, |at| at + DRAIN_CHECK))
+    }
+
+    pub(super) fn drain_overdue(&self, now: Instant) -> bool {
+        self.draining.is_some_and(|since| now >= since + DRAIN_MAX)
+    }
+}

@@ -1,0 +1,56 @@
+//! The task that waits for time, for streams the peer opens, and for the session's end.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep};
+
+use super::clock;
+use super::shell::{SessionEnd, Shell};
+use super::stream::{IncomingStream, SessionRef};
+
+/// Drives a session until it ends. `connect` is given every stream that the peer asks this site to connect; it should
+/// start a task and return.
+pub async fn run(shell: Rc<Shell>, connect: impl Fn(IncomingStream)) -> SessionEnd {
+    let mut driver = Driver { timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)), shell };
+    poll_fn(|cx| driver.poll(cx, &connect)).await
+}
+
+struct Driver {
+    shell: Rc<Shell>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>, connect: &impl Fn(IncomingStream)) -> Poll<SessionEnd> {
+        loop {
+            let now = clock::now();
+            let (incoming, due) = {
+                let mut core = self.shell.core.borrow_mut();
+                core.driver = Some(cx.waker().clone());
+                if core.engine.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                    core.engine.handle_timeout(now);
+                    core.armed = None;
+                    core.after(now);
+                    core.driver = Some(cx.waker().clone());
+                }
+                if let Some(end) = &core.end {
+                    return Poll::Ready(end.clone());
+                }
+                let due = core.engine.poll_timeout().map(|(at, _)| at);
+                core.armed = due;
+                (std::mem::take(&mut core.incoming), due)
+            };
+            for (id, target, class) in incoming {
+                connect(SessionRef::of(&self.shell).incoming(id, target, class));
+            }
+            let Some(due) = due else { return Poll::Pending };
+            self.timer.as_mut().reset(Instant::from_std(due));
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}

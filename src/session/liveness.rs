@@ -1,0 +1,374 @@
+//! Liveness of one link, in two stages: *suspect* fast, so that nobody waits for it, and *dead* slowly, because silences
+//! of 5-15 s are normal on the paths this is for.
+//!
+//! The witness is a ping on the link itself: idle links are pinged every `ping_interval`, busy ones about once a round
+//! trip. Any arrival is a sign of life and clears suspicion. The round trip is estimated as in RFC 6298.
+
+use std::time::{Duration, Instant};
+
+/// Times of the liveness machine.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// Between pings of an idle link.
+    pub ping_interval: Duration,
+    /// Silence after which a link is dead.
+    pub ping_timeout: Duration,
+    /// Suspicion never comes faster than this, whatever the round trip: scheduling noise and delayed answers.
+    pub suspect_min: Duration,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(60),
+            suspect_min: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Between pings of a busy link: about one round trip, within these bounds.
+const BUSY_PING: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Between pings of a suspect link: soon enough to notice its return, seldom enough to cost nothing.
+const SUSPECT_PING: Duration = Duration::from_millis(500);
+/// Measurements made during silences are collected this long before the least of them is believed.
+const DOUBT_AT_MOST: Duration = Duration::from_secs(2);
+/// Before the first measurement (RFC 6298 §2.1).
+const RTT_INITIAL: Duration = Duration::from_secs(1);
+/// Minimal round trips are remembered this long, so that a change of route is believed.
+const MIN_RTT_WINDOW: Duration = Duration::from_secs(60);
+
+/// What [`Liveness::handle_timeout`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Nothing new.
+    Fine,
+    /// The link has just become suspect.
+    Suspect,
+    /// The link is dead: close it.
+    Dead,
+}
+
+/// The machine for one link.
+#[derive(Debug)]
+pub struct Liveness {
+    params: Params,
+    seed: u64,
+    epoch: Instant,
+    last_rx: Instant,
+    /// When the oldest ping was due that nothing has come after.
+    waiting: Option<Instant>,
+    next_ping: Instant,
+    ping_due: bool,
+    next_id: u64,
+    suspect: Option<Instant>,
+    /// Pings before this one may have waited out a silence; what they measured is not the round trip.
+    trusted_from: u64,
+    /// The shortest of such measurements, and since when they are collected.
+    doubtful: Option<(Instant, Duration)>,
+    srtt: Option<Duration>,
+    rttvar: Duration,
+    /// Minimum of this window and of the one before.
+    min_rtt: [Option<Duration>; 2],
+    min_since: Instant,
+}
+
+impl Liveness {
+    /// A link that has just come up; the first ping is due at once.
+    pub fn new(params: Params, seed: u64, now: Instant) -> Self {
+        Self {
+            params,
+            seed: seed | 1,
+            epoch: now,
+            last_rx: now,
+            waiting: Some(now),
+            next_ping: now,
+            ping_due: true,
+            next_id: 0,
+            suspect: None,
+            trusted_from: 0,
+            doubtful: None,
+            srtt: None,
+            rttvar: Duration::ZERO,
+            min_rtt: [None; 2],
+            min_since: now,
+        }
+    }
+
+    /// Something arrived. Returns whether the link was suspect until now.
+    pub fn on_rx(&mut self, now: Instant) -> bool {
+        self.last_rx = now;
+        self.waiting = None;
+        let forgiven = self.suspect.take().is_some();
+        if forgiven {
+            self.next_ping = now;
+            self.trusted_from = self.next_id;
+        }
+        forgiven
+    }
+
+    /// Data was sent: the link is busy, and an idle ping may be too far off to notice trouble.
+    pub fn on_data_sent(&mut self, now: Instant) {
+        let soon = now.max(self.last_rx) + self.busy_interval();
+        if self.waiting.is_none() {
+            self.next_ping = self.next_ping.min(soon);
+        }
+    }
+
+    fn busy_interval(&self) -> Duration {
+        self.srtt.unwrap_or(RTT_INITIAL).clamp(BUSY_PING.0, BUSY_PING.1)
+    }
+
+    /// The ping to send now, if one is due: id and clock (µs since the link came up).
+    pub fn poll_ping(&mut self, now: Instant) -> Option<(u64, u64)> {
+        if !self.ping_due && self.next_ping > now {
+            return None;
+        }
+        self.ping_due = false;
+        let id = self.next_id;
+        self.next_id += 1;
+        self.waiting.get_or_insert(now);
+        self.next_ping = now + if self.suspect.is_some() { SUSPECT_PING } else { self.idle_interval() };
+        Some((id, self.clock_us(now)))
+    }
+
+    /// Whether [`Self::poll_ping`] has one.
+    pub fn wants_ping(&self, now: Instant) -> bool {
+        self.ping_due || self.next_ping <= now
+    }
+
+    /// Jittered by a quarter, so that many links do not ping in step.
+    fn idle_interval(&mut self) -> Duration {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        let spread = self.params.ping_interval / 4;
+        self.params.ping_interval - spread.mul_f64((self.seed >> 11) as f64 / (1u64 << 53) as f64)
+    }
+
+    /// The clock that pings carry, in microseconds.
+    pub fn clock_us(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_micros() as u64
+    }
+
+    /// A ping came back.
+    pub fn on_pong(&mut self, id: u64, echo_us: u64, now: Instant) {
+        let now_us = self.clock_us(now);
+        if id >= self.next_id || echo_us > now_us {
+            return;
+        }
+        let rtt = Duration::from_micros(now_us - echo_us).max(Duration::from_micros(1));
+        if id >= self.trusted_from || self.srtt.is_none() {
+            self.doubtful = None;
+            self.on_sample(rtt, now);
+            return;
+        }
+        // After a silence all that waited arrives at once, and only the youngest ping tells the truth. If round trips
+        // really have become that long, the minimum over some time says so too.
+        let (since, least) = self.doubtful.map_or((now, rtt), |(since, least)| (since, least.min(rtt)));
+        self.doubtful = Some((since, least));
+        if now.saturating_duration_since(since) >= DOUBT_AT_MOST {
+            self.doubtful = None;
+            self.on_sample(least, now);
+        }
+    }
+
+    fn on_sample(&mut self, rtt: Duration, now: Instant) {
+        match self.srtt {
+            None => {
+                self.srtt = Some(rtt);
+                self.rttvar = rtt / 2;
+            }
+            Some(srtt) => {
+                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
+                self.srtt = Some((srtt * 7 + rtt) / 8);
+            }
+        }
+        if now.saturating_duration_since(self.min_since) > MIN_RTT_WINDOW {
+            self.min_rtt = [None, self.min_rtt[0]];
+            self.min_since = now;
+        }
+        self.min_rtt[0] = Some(self.min_rtt[0].map_or(rtt, |min| min.min(rtt)));
+    }
+
+    fn suspect_after(&self) -> Duration {
+        let rtt = self.srtt.unwrap_or(RTT_INITIAL);
+        (rtt + self.rttvar * 4).max(self.params.suspect_min).min(self.params.ping_timeout)
+    }
+
+    /// What the passing of time says.
+    pub fn handle_timeout(&mut self, now: Instant) -> Verdict {
+        if self.next_ping <= now && !self.ping_due {
+            // A link that cannot even take its ping is as silent as one that does not answer.
+            self.ping_due = true;
+            self.waiting.get_or_insert(now);
+        }
+        let Some(since) = self.waiting else { return Verdict::Fine };
+        if now >= since + self.params.ping_timeout {
+            return Verdict::Dead;
+        }
+        if self.suspect.is_none() && now >= since + self.suspect_after() {
+            self.suspect = Some(now);
+            self.next_ping = self.next_ping.min(now + SUSPECT_PING);
+            return Verdict::Suspect;
+        }
+        Verdict::Fine
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Instant {
+        let ping = if self.ping_due { None } else { Some(self.next_ping) };
+        let verdict = self
+            .waiting
+            .map(|since| since + if self.suspect.is_none() { self.suspect_after() } else { self.params.ping_timeout });
+        match (ping, verdict) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(a), None) | (None, Some(a)) => a,
+            (None, None) => self.last_rx + self.params.ping_timeout,
+        }
+    }
+
+    /// Since when the link is suspect.
+    pub fn suspect_since(&self) -> Option<Instant> {
+        self.suspect
+    }
+
+    /// Smoothed round trip, once measured.
+    pub fn srtt(&self) -> Option<Duration> {
+        self.srtt
+    }
+
+    /// Minimal round trip of the last one to two minutes.
+    pub fn min_rtt(&self) -> Option<Duration> {
+        self.min_rtt.iter().flatten().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn settled(rtt: Duration) -> (Liveness, Instant) {
+        let mut now = Instant::now();
+        let mut live = Liveness::new(Params::default(), 7, now);
+        for _ in 0..20 {
+            let (id, clock) = live.poll_ping(now).unwrap_or((live.next_id - 1, live.clock_us(now)));
+            now += rtt;
+            live.on_rx(now);
+            live.on_pong(id, clock, now);
+            live.next_ping = now;
+        }
+        live.poll_ping(now);
+        live.on_rx(now);
+        (live, now)
+    }
+
+    #[test]
+    fn the_round_trip_is_smoothed_and_its_minimum_kept() {
+        let (live, _) = settled(200 * MS);
+        assert_eq!(live.srtt(), Some(200 * MS));
+        assert_eq!(live.min_rtt(), Some(200 * MS));
+    }
+
+    #[test]
+    fn a_busy_link_is_suspect_within_two_round_trips_and_dead_only_after_the_timeout() {
+        let (mut live, start) = settled(300 * MS);
+        live.on_data_sent(start);
+        let mut now = start;
+        let mut suspect = None;
+        let dead = loop {
+            now = now.max(live.poll_timeout());
+            match live.handle_timeout(now) {
+                Verdict::Suspect => suspect = Some(now - start),
+                Verdict::Dead => break now - start,
+                Verdict::Fine => {}
+            }
+            live.poll_ping(now);
+        };
+        let suspect = suspect.expect("becomes suspect on the way");
+        assert!(suspect > 500 * MS && suspect < 1_000 * MS, "suspect after {suspect:?}");
+        assert!(dead >= Duration::from_secs(60) && dead < Duration::from_secs(61), "dead after {dead:?}");
+    }
+
+    #[test]
+    fn any_arrival_forgives() {
+        let (mut live, start) = settled(100 * MS);
+        live.on_data_sent(start);
+        let mut now = live.poll_timeout();
+        live.handle_timeout(now);
+        live.poll_ping(now);
+        now = live.poll_timeout();
+        assert_eq!(live.handle_timeout(now), Verdict::Suspect);
+        assert!(live.on_rx(now + MS));
+        assert_eq!(live.suspect_since(), None);
+        assert!(!live.on_rx(now + 2 * MS), "forgiven once");
+    }
+
+    #[test]
+    fn an_idle_link_is_pinged_at_the_interval_and_not_more() {
+        let (mut live, start) = settled(100 * MS);
+        let mut now = start;
+        let mut pings = 0;
+        while now < start + Duration::from_secs(600) {
+            now = live.poll_timeout();
+            assert_eq!(live.handle_timeout(now), Verdict::Fine);
+            if let Some((id, clock)) = live.poll_ping(now) {
+                pings += 1;
+                now += 100 * MS;
+                live.on_rx(now);
+                live.on_pong(id, clock, now);
+            }
+        }
+        assert!((20..=28).contains(&pings), "{pings} pings in ten minutes");
+    }
+
+    #[test]
+    fn a_silence_does_not_pass_for_a_long_round_trip_but_a_real_one_is_learnt() {
+        let (mut live, start) = settled(100 * MS);
+        live.on_data_sent(start);
+        let mut asked = Vec::new();
+        let mut now = start;
+        while now < start + Duration::from_secs(20) {
+            now = now.max(live.poll_timeout());
+            live.handle_timeout(now);
+            asked.extend(live.poll_ping(now));
+        }
+        assert!(asked.len() > 20, "a suspect link is asked again and again");
+        live.on_rx(now);
+        for (id, clock) in asked {
+            live.on_pong(id, clock, now);
+        }
+        assert!(live.srtt() < Some(150 * MS), "{:?}", live.srtt());
+
+        // From here on every answer takes two seconds.
+        let mut answers = VecDeque::new();
+        let start = now;
+        while now < start + Duration::from_secs(60) {
+            let arrival = answers.front().map(|(at, _, _)| *at);
+            now = now.max(arrival.map_or(live.poll_timeout(), |at: Instant| at.min(live.poll_timeout())));
+            if let Some((_, id, clock)) = answers.pop_front_if(|(at, _, _)| *at <= now) {
+                live.on_rx(now);
+                live.on_pong(id, clock, now);
+                live.on_data_sent(now);
+            }
+            live.handle_timeout(now);
+            if let Some((id, clock)) = live.poll_ping(now) {
+                answers.push_back((now + 2_000 * MS, id, clock));
+            }
+        }
+        assert!(live.srtt() > Some(1_500 * MS), "{:?}", live.srtt());
+        assert_eq!(live.suspect_since(), None, "and no longer suspect");
+    }
+
+    #[test]
+    fn a_pong_that_was_never_asked_for_changes_nothing() {
+        let (mut live, now) = settled(100 * MS);
+        live.on_pong(999, 0, now);
+        live.on_pong(0, u64::MAX / 2, now);
+        assert_eq!(live.srtt(), Some(100 * MS));
+    }
+}

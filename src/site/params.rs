@@ -1,0 +1,42 @@
+//! From configuration to the bounds of a session.
+
+use crate::config::{Liveness, Performance};
+use crate::engine;
+use crate::session::{self, liveness};
+use crate::wire::hello::Windows;
+
+/// First credit of a stream, in bytes: at 300 ms enough for 7 Mbit/s at once, and the window doubles each round trip.
+const STREAM_WINDOW: u64 = 256 * 1024;
+/// Credit of a stream at most: 2 x 500 ms x 100 Mbit/s, rounded up.
+const STREAM_WINDOW_MAX: u64 = 16 << 20;
+
+/// First credits that this site gives. A quarter of the memory that all buffers may take is for what one session
+/// receives; half is for what it keeps until the peer has it.
+pub fn windows(performance: &Performance) -> Windows {
+    Windows { stream: STREAM_WINDOW, session: (performance.memory.bytes() / 4).max(4 * STREAM_WINDOW) }
+}
+
+/// Bounds of a session with `max_streams` in each direction. What the peer grants comes with its first link.
+pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> engine::Params {
+    let own = windows(performance);
+    let memory = performance.memory.bytes();
+    engine::Params {
+        session: session::Params {
+            max_streams: max_streams as usize,
+            stream_window: own.stream,
+            stream_window_max: STREAM_WINDOW_MAX.min(own.session),
+            session_window: own.session,
+            peer_stream_window: 0,
+            peer_session_window: 0,
+            send_budget: memory / 2,
+            unsent_budget: (memory / 16).clamp(1 << 20, 8 << 20),
+            ..session::Params::default()
+        },
+        liveness: liveness::Params {
+            ping_interval: times.ping_interval,
+            ping_timeout: times.ping_timeout,
+            ..liveness::Params::default()
+        },
+        resume_timeout: times.resume_timeout,
+    }
+}

@@ -1,0 +1,78 @@
+//! Status of sessions and listeners, as a site tells it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::admin::Rates;
+use crate::admin::rates::WARM_UP;
+use crate::admin::status::{ListenerStatus, SessionStatus};
+use crate::ids::SessionId;
+use crate::runtime::clock;
+use crate::runtime::shell::Shell;
+use crate::wire::seal::Cipher;
+
+use super::edges::Served;
+
+/// Looks at the sessions of one thread; keeps what rates are made of.
+#[derive(Debug, Default)]
+pub struct Reporter {
+    rates: RefCell<BTreeMap<SessionId, Rates>>,
+}
+
+impl Reporter {
+    /// Tells of these sessions. Takes a moment when nobody has asked for long: a rate needs two looks.
+    pub async fn sessions(&self, shells: &[Rc<Shell>]) -> Vec<SessionStatus> {
+        self.look(shells);
+        let cold = {
+            let now = clock::now();
+            self.rates.borrow().values().any(|rates| !rates.is_warm(now))
+        };
+        if cold {
+            tokio::time::sleep(WARM_UP).await;
+            self.look(shells);
+        }
+        let rates = self.rates.borrow();
+        shells
+            .iter()
+            .filter_map(|shell| {
+                let (snapshot, metas) = shell.snapshot();
+                let id = shell.id.get();
+                Some(SessionStatus::from_snapshot(id, &shell.peer, &snapshot, &metas, rates.get(&id)?))
+            })
+            .collect()
+    }
+
+    fn look(&self, shells: &[Rc<Shell>]) {
+        let now = clock::now();
+        let mut rates = self.rates.borrow_mut();
+        rates.retain(|id, _| shells.iter().any(|shell| shell.id.get() == *id));
+        for shell in shells {
+            let (snapshot, _) = shell.snapshot();
+            rates.entry(shell.id.get()).or_default().sample(&snapshot, now);
+        }
+    }
+}
+
+/// How records are sealed, for people.
+pub fn cipher(cipher: Cipher) -> &'static str {
+    match cipher {
+        Cipher::Aes256Gcm => "AES-256-GCM",
+        Cipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+    }
+}
+
+/// Tells of a listener; `peer` dials what it accepts.
+pub fn listener(served: &Served, peer: Option<&str>) -> ListenerStatus {
+    let counters = &served.counters;
+    ListenerStatus {
+        kind: served.kind.to_owned(),
+        listen: served.listen.to_string(),
+        to: served.target.clone(),
+        peer: peer.map(ToOwned::to_owned),
+        open: counters.open(),
+        accepted: counters.accepted.get(),
+        refused: counters.no_session.get() + counters.limited.get() + counters.refused.get(),
+        ..ListenerStatus::default()
+    }
+}

@@ -1,0 +1,201 @@
+//! Congestion control of QUIC links: what quinn asks, and what the rest of the program sees and says.
+//!
+//! [`Rate`] is the narrow seam: the controller writes there what it measured, others read it, and may set a limit.
+
+mod model;
+mod sampler;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
+// quinn itself does not name this type, which its trait needs.
+use quinn_proto::RttEstimator;
+
+use self::model::Model;
+
+/// One connection's path as its controller sees it. Plain numbers, each true by itself.
+#[derive(Debug, Default)]
+pub struct Rate {
+    cwnd: AtomicU64,
+    in_flight: AtomicU64,
+    rtt_us: AtomicU64,
+    min_rtt_us: AtomicU64,
+    idle_acks: AtomicU64,
+    acked: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Rate {
+    /// Bytes that may be under way.
+    pub fn cwnd(&self) -> u64 {
+        self.cwnd.load(Relaxed)
+    }
+
+    /// Bytes under way.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Smoothed round trip; zero before the first sample.
+    pub fn rtt(&self) -> Duration {
+        Duration::from_micros(self.rtt_us.load(Relaxed))
+    }
+
+    /// Shortest round trip seen; zero before the first sample.
+    pub fn min_rtt(&self) -> Duration {
+        Duration::from_micros(self.min_rtt_us.load(Relaxed))
+    }
+
+    /// Bytes acknowledged and lost so far, packet heads included.
+    pub fn acked_and_lost(&self) -> (u64, u64) {
+        (self.acked.load(Relaxed), self.lost.load(Relaxed))
+    }
+
+    /// Bytes a second that quinn may send: it spreads 5/4 of a window over a round trip.
+    pub fn pacing_rate(&self) -> u64 {
+        self.cwnd().saturating_mul(1_250_000) / self.rtt_us.load(Relaxed).max(1)
+    }
+
+    /// Counts acknowledgements that found nothing left to send and the window not full.
+    pub(super) fn idle_acks(&self) -> u64 {
+        self.idle_acks.load(Relaxed)
+    }
+}
+
+/// [`Model`] as quinn wants it.
+#[derive(Debug, Default)]
+pub(super) struct ModelConfig;
+
+impl ControllerFactory for ModelConfig {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(ModelController(Model::new(now, current_mtu)))
+    }
+}
+
+struct ModelController(Model);
+
+impl Controller for ModelController {
+    fn on_sent(&mut self, now: Instant, _bytes: u64, _last_packet_number: u64) {
+        self.0.on_sent(now);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _app_limited: bool, _rtt: &RttEstimator) {
+        self.0.on_ack(now, sent, bytes);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _largest_acked: Option<u64>) {
+        self.0.on_end_acks(now, in_flight, app_limited);
+    }
+
+    fn on_congestion_event(&mut self, _now: Instant, _sent: Instant, _persistent: bool, lost_bytes: u64) {
+        self.0.on_loss(lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.0.on_mtu(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.0.window()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.0.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Makes the controllers of one connection; each path it migrates to gets a fresh one.
+#[derive(Debug)]
+pub(super) struct Factory<F> {
+    inner: Arc<F>,
+    rate: Arc<Rate>,
+}
+
+impl<F> Factory<F> {
+    pub(super) fn new(inner: F, rate: Arc<Rate>) -> Arc<Self> {
+        Arc::new(Self { inner: Arc::new(inner), rate })
+    }
+}
+
+impl<F: ControllerFactory> ControllerFactory for Factory<F> {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let inner = self.inner.clone().build(now, current_mtu);
+        self.rate.cwnd.store(inner.window(), Relaxed);
+        Box::new(Metered { inner, rate: self.rate.clone(), mtu: current_mtu.into() })
+    }
+}
+
+/// A controller whose measurements can be read.
+struct Metered {
+    inner: Box<dyn Controller>,
+    rate: Arc<Rate>,
+    mtu: u64,
+}
+
+impl Controller for Metered {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        self.rate.acked.fetch_add(bytes, Relaxed);
+        self.rate.rtt_us.store(micros(rtt.get()), Relaxed);
+        self.rate.min_rtt_us.store(micros(rtt.min()), Relaxed);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_acked: Option<u64>) {
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_acked);
+        let cwnd = self.inner.window();
+        self.rate.cwnd.store(cwnd, Relaxed);
+        self.rate.in_flight.store(in_flight, Relaxed);
+        if app_limited && in_flight + 2 * self.mtu < cwnd {
+            self.rate.idle_acks.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost_bytes: u64) {
+        self.rate.lost.fetch_add(lost_bytes, Relaxed);
+        self.inner.on_congestion_event(now, sent, persistent, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu.into();
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.inner.window()
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self { inner: self.inner.clone_box(), rate: self.rate.clone(), mtu: self.mtu })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self.inner.into_any()
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,7 @@
+//! QUIC links over real sockets on the loopback interface.
+
+mod kit;
+mod link;
+mod pacing;
+mod sim;
+mod strangers;
