@@ -90,10 +90,7 @@ pub async fn accept(tcp: TcpStream, remote: SocketAddr, options: &AcceptOptions)
         } else {
             timeout(options.idle_timeout, connection.head()).await
         };
-        let head = match head.map_err(|_| late())?? {
-            Some(head) => head,
-            None => break,
-        };
+        let Some(head) = head.map_err(|_| late())?? else { break };
         let request = match head.and_then(|head| Request::parse(&head).map(|request| (head, request))) {
             Ok((head, request)) => {
                 if request.target == options.path

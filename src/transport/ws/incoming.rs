@@ -183,7 +183,7 @@ fn check_end(count: usize) -> Result<(), LinkError> {
 fn make_room(plain: &mut BytesMut, count: usize) {
     if plain.capacity() - plain.len() < count {
         let mut arena = scratch::take_arena(plain.len() + count);
-        plain.chunks(2048).for_each(|piece| arena.extend_from_slice(piece));
+        scratch::append_bytes(&mut arena, plain);
         scratch::give_arena(std::mem::replace(plain, arena));
     }
 }

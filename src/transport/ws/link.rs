@@ -12,7 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use super::incoming::{Incoming, Opening, Source};
 use super::outgoing::{Outgoing, Sink, lock as lock_tls};
 use super::scratch;
-use super::stream::{Outer, Taken};
+use super::stream::{Outer, Taken, TakenRecords};
 use crate::ids::Side;
 use crate::transport::{LinkError, LinkInfo, TransportKind};
 use crate::wire::batch::{Batch, Part};
@@ -52,7 +52,8 @@ impl Raw {
                 let (read, write) = tcp.into_split();
                 (Source::Plain(read), Sink::Plain(write))
             }
-            Taken::Records { tcp, protector, opener, unread } => {
+            Taken::Records(taken) => {
+                let TakenRecords { tcp, protector, opener, unread } = *taken;
                 let (read, write) = tcp.into_split();
                 (Source::Records(read, Opening::new(opener, unread)), Sink::Records(write, protector))
             }
@@ -140,7 +141,7 @@ pub struct Tx {
 
 impl Tx {
     /// Ready with the number of bytes wanted next, when everything taken before has left for the kernel and the kernel has
-    /// sent most of it ([`sockopt::NOTSENT_LOWAT`](crate::transport::sockopt::NOTSENT_LOWAT)).
+    /// sent all but a few milliseconds of it ([`sockopt::unsent_for`](crate::transport::sockopt::unsent_for)).
     ///
     /// # Errors
     /// The link is lost.

@@ -137,6 +137,14 @@ pub(super) fn append(to: &mut Vec<u8>, from: &[u8]) {
     }
 }
 
+/// [`copy`] to the end of an arena.
+pub(super) fn append_bytes(to: &mut BytesMut, from: &[u8]) {
+    to.reserve(from.len());
+    for piece in from.chunks(COPY_PIECE) {
+        to.extend_from_slice(piece);
+    }
+}
+
 /// glibc takes `rep movsb` above 2048 bytes at the earliest (`x86_rep_movsb_threshold`).
 const COPY_PIECE: usize = 2048;
 

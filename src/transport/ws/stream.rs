@@ -43,10 +43,20 @@ pub(super) struct Tls {
 pub(super) enum Taken {
     /// No TLS.
     Plain(TcpStream),
-    /// TLS 1.3 with a record layer of our own; `unread` has arrived and was not opened.
-    Records { tcp: TcpStream, protector: Protector, opener: Opener, unread: Vec<u8> },
+    /// TLS 1.3 with a record layer of our own.
+    Records(Box<TakenRecords>),
     /// TLS 1.2: rustls goes on.
     Rustls(SharedTls),
+}
+
+/// A connection at a record boundary, and the keys of both directions.
+#[derive(Debug)]
+pub(super) struct TakenRecords {
+    pub(super) tcp: TcpStream,
+    pub(super) protector: Protector,
+    pub(super) opener: Opener,
+    /// Records that have arrived and were not opened.
+    pub(super) unread: Vec<u8>,
 }
 
 impl Outer {
@@ -133,7 +143,9 @@ impl Outer {
         let unread = records.buffered().to_vec();
         // `left` is 0: plaintext has been read up to a record's end, and rustls reads no further while there is some.
         match records.tcp {
-            Some(tcp) if records.left == 0 => Ok(Taken::Records { tcp, protector, opener, unread }),
+            Some(tcp) if records.left == 0 => {
+                Ok(Taken::Records(Box::new(TakenRecords { tcp, protector, opener, unread })))
+            }
             _ => Err(LinkError::Tls("upgraded in the middle of a record".into())),
         }
     }

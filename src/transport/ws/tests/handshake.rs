@@ -288,7 +288,7 @@ async fn tungstenite_and_we_understand_each_other() {
         pongs
     });
     for len in [0, 125, 126, 65_536, 200_000] {
-        let message: Vec<u8> = (0..len).map(|i| (i * 31 >> 3) as u8).collect();
+        let message: Vec<u8> = (0..len).map(|i| ((i * 31) >> 3) as u8).collect();
         server.send(&message).await.unwrap();
         assert_eq!(server.recv(200_000).await.unwrap(), message);
     }
