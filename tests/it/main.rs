@@ -5,5 +5,7 @@ mod corpus;
 mod documents;
 mod layers;
 mod rust;
+#[path = "../bench/stats.rs"]
+mod stats;
 mod tidy;
 mod total;
