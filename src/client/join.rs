@@ -121,6 +121,11 @@ impl Site {
         *self.listeners.borrow_mut() = listeners;
     }
 
+    /// Whether the client is on its way out: nothing new is dialled.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
     pub(super) fn shell(&self) -> Rc<Shell> {
         Rc::clone(&self.current.borrow())
     }
@@ -165,6 +170,9 @@ impl Site {
             ..Ask::new(asked, uplink, params::windows(&self.config.performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
+        if self.is_closing() {
+            return Err(JoinError::Refused("shutting down"));
+        }
         let joined = self.admit(asked, admitted, rank);
         drop(founder);
         joined

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use crate::config::{self, Certificate, Listen};
 use crate::site::edges;
 use crate::site::params;
-use crate::transport::auth::{self, Allowance, ServerIdentity};
+use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};
 use crate::transport::{Raw, TransportKind, quic, ws};
@@ -80,7 +80,7 @@ fn decoy(decoy: &config::Decoy) -> ws::Decoy {
         config::Decoy::Redirect(url) => ws::Decoy::Redirect(url.clone()),
         config::Decoy::Upstream { host, port } => {
             ws::Decoy::Upstream(ws::Upstream { host: host.to_string(), port: *port, tls: None })
-        },
+        }
     }
 }
 
@@ -175,7 +175,11 @@ impl Acceptor {
     async fn prove(&self, raw: Raw, ticket: Ticket, remote: SocketAddr) {
         match auth::respond(raw, &self.identity, &*self.hub, ticket.allowance()).await {
             Ok(admitted) => self.hub.admit(admitted),
-            Err(error) => tracing::info!(%remote, %error, "connection not admitted"),
+            Err(error @ (AuthError::Declined { .. } | AuthError::Unproven { .. })) => {
+                tracing::info!(%remote, %error, "connection not admitted");
+            }
+            // Strangers knock all day; what they wanted is of interest only to somebody who looks for it.
+            Err(error) => tracing::debug!(%remote, %error, "connection not admitted"),
         }
     }
 }

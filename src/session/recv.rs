@@ -197,10 +197,6 @@ impl RecvHalf {
         self.next + u64::from(self.is_complete())
     }
 
-    pub(crate) fn credit(&self) -> u64 {
-        self.credit
-    }
-
     pub(crate) fn high(&self) -> u64 {
         self.high
     }

@@ -162,6 +162,15 @@ impl Outgoing {
         self.push()
     }
 
+    /// The peer wants a new key (RFC 8446 §4.6.3): it is announced before anything else is sent.
+    pub(super) fn update_key(&mut self) -> Result<(), LinkError> {
+        if let Sink::Records(_, protector) = &mut self.sink {
+            protector.update(&mut self.buffer)?;
+            self.push()?;
+        }
+        Ok(())
+    }
+
     /// Sends a close frame, once. Does not wait for it to leave.
     pub(super) fn close(&mut self, status: Option<u16>) -> Result<(), LinkError> {
         if self.close_sent {
@@ -214,6 +223,14 @@ impl Outgoing {
             waker.wake();
         }
         Ok(())
+    }
+
+    /// Has keys replaced after so many records.
+    #[cfg(test)]
+    pub(super) fn set_records_max(&mut self, max: u64) {
+        if let Sink::Records(_, protector) = &mut self.sink {
+            protector.set_records_max(max);
+        }
     }
 
     #[cfg(test)]
