@@ -21,6 +21,8 @@ pub mod socks5;
 pub mod target;
 #[path = "../fuzz_targets/varint.rs"]
 pub mod varint;
+#[path = "../fuzz_targets/ws.rs"]
+pub mod ws;
 
 /// A target: its name, and what it does with one input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -35,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("socks5", socks5::run),
     ("target", target::run),
     ("varint", varint::run),
+    ("ws", ws::run),
 ];
 
 /// Runs the target called `name`.
