@@ -4,9 +4,8 @@
 mod config_files;
 mod corpus;
 mod documents;
+mod figures;
 mod layers;
 mod rust;
-#[path = "../bench/stats.rs"]
-mod stats;
 mod tidy;
 mod total;
