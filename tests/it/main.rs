@@ -4,6 +4,7 @@
 mod config_files;
 mod corpus;
 mod documents;
+mod figures;
 mod layers;
 mod rust;
 mod tidy;
