@@ -1,0 +1,7 @@
+//! End to end: the real program, two sites, and programs that nobody here wrote.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod decoy;
+mod edge;
+mod harness;
+mod transports;
