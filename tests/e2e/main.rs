@@ -1,5 +1,6 @@
 //! End to end: the real program, two sites, and programs that nobody here wrote.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod deaths;
 mod harness;
 mod transports;
