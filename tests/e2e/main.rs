@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod deaths;
+mod features;
 mod harness;
 mod transports;

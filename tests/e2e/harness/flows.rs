@@ -16,9 +16,14 @@ impl Progress {
     pub(crate) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Counts what is read from `from`.
+    pub(crate) fn count<T: Read>(&self, from: T) -> impl Read + use<T> {
+        Counted(from, self.clone())
+    }
 }
 
-/// A reader or writer that counts.
+/// A reader that counts.
 struct Counted<T>(T, Progress);
 
 impl<T: Read> Read for Counted<T> {

@@ -23,6 +23,8 @@ const CHUNK: usize = 16 * 1024;
 const UNDER_WAY: usize = 256;
 /// Bytes from the client that are kept of each of the first connections, for a test that plays them again.
 const KEPT: (usize, usize) = (8, 16 * 1024);
+/// After so many reads from the server a WebSocket without TLS is a link: the upgrade, the handshake, the first frames.
+const SHAKEN: u32 = 3;
 /// Receive buffer of a path with a rate, so that what it cannot take waits at the sender and not in a socket.
 const SHALLOW: usize = 32 * 1024;
 
@@ -75,10 +77,17 @@ struct State {
     target: SocketAddr,
     manner: Manner,
     next: u64,
-    open: BTreeMap<u64, watch::Sender<Fate>>,
+    open: BTreeMap<u64, Watched>,
     kept: Vec<Vec<u8>>,
     /// Until when the rate of each direction is used up.
     busy: [Option<Instant>; 2],
+}
+
+#[derive(Debug)]
+struct Watched {
+    fate: watch::Sender<Fate>,
+    /// How often the server's side was read.
+    answers: u32,
 }
 
 impl Proxy {
@@ -128,7 +137,7 @@ impl Proxy {
     /// Connections under way, those that are silent for good not counted.
     pub(crate) fn open(&self) -> usize {
         let state = self.shared.state();
-        state.open.values().filter(|fate| !matches!(*fate.borrow(), Fate::Dying(_))).count()
+        state.open.values().filter(|open| !matches!(*open.fate.borrow(), Fate::Dying(_))).count()
     }
 
     /// Connections accepted from the start.
@@ -136,22 +145,23 @@ impl Proxy {
         self.shared.state().next
     }
 
-    /// Lets the connection die that is number `which` (modulo their number) of those alive, oldest first. Returns whether
-    /// there was one.
+    /// Lets the link die that is number `which` (modulo their number) of those alive, oldest first. Returns whether there
+    /// was one. Connections that are still shaking hands are no links.
     pub(crate) fn kill(&self, which: usize, death: Death) -> bool {
         let state = self.shared.state();
-        let alive: Vec<_> = state.open.values().filter(|fate| *fate.borrow() == Fate::Pass).collect();
+        let alive = |open: &&Watched| open.answers >= SHAKEN && *open.fate.borrow() == Fate::Pass;
+        let alive: Vec<_> = state.open.values().filter(alive).collect();
         if alive.is_empty() {
             return false;
         }
-        alive[which % alive.len()].send_replace(Fate::Dying(death));
+        alive[which % alive.len()].fate.send_replace(Fate::Dying(death));
         true
     }
 
     /// Lets every connection die.
     pub(crate) fn kill_all(&self, death: Death) {
-        for fate in self.shared.state().open.values() {
-            fate.send_replace(Fate::Dying(death));
+        for open in self.shared.state().open.values() {
+            open.fate.send_replace(Fate::Dying(death));
         }
     }
 
@@ -161,8 +171,8 @@ impl Proxy {
             if begins { (Manner::Hold, Fate::Pass, Fate::Held) } else { (Manner::Pass, Fate::Held, Fate::Pass) };
         let mut state = self.shared.state();
         state.manner = manner;
-        for fate in state.open.values() {
-            fate.send_if_modified(|fate| *fate == from && std::mem::replace(fate, to) == from);
+        for open in state.open.values() {
+            open.fate.send_if_modified(|fate| *fate == from && std::mem::replace(fate, to) == from);
         }
     }
 
@@ -208,9 +218,13 @@ impl Shared {
         end
     }
 
-    fn keep(&self, id: u64, bytes: &[u8]) {
+    fn note(&self, id: u64, direction: usize, bytes: &[u8]) {
         let mut state = self.state();
-        if let Some(kept) = state.kept.get_mut(id as usize) {
+        if direction == 1 {
+            if let Some(open) = state.open.get_mut(&id) {
+                open.answers += 1;
+            }
+        } else if let Some(kept) = state.kept.get_mut(id as usize) {
             let room = KEPT.1 - kept.len();
             kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
@@ -236,7 +250,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     continue;
                 }
             }
-            state.open.insert(id, fate);
+            state.open.insert(id, Watched { fate, answers: 0 });
             id
         };
         let shared = Arc::clone(&shared);
@@ -304,11 +318,11 @@ async fn carry(
             from.readable().await?;
             passing(fate).await;
             let len = from.read(&mut buffer).await?;
-            if direction == 0 {
-                shared.keep(id, &buffer[..len]);
-            }
+            shared.note(id, direction, &buffer[..len]);
             let free = shared.book(direction, len);
-            sleep_until(free).await;
+            if shared.rate.is_some() {
+                sleep_until(free).await;
+            }
             // An empty chunk is the end. The receiver lives as long as this future.
             let _ = queue.send((free + shared.delay, buffer[..len].to_vec())).await;
             if len == 0 {
@@ -318,7 +332,10 @@ async fn carry(
     };
     let write = async move {
         while let Some((due, bytes)) = queued.recv().await {
-            sleep_until(due).await;
+            // A timer is at least a millisecond late.
+            if due > Instant::now() {
+                sleep_until(due).await;
+            }
             passing(fate).await;
             to.write_all(&bytes).await?;
         }
