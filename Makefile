@@ -44,7 +44,7 @@ doc:
 
 deny: ## Licences, advisories, duplicate crates (builds cargo-deny the first time: minutes)
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny check
+	$(CARGO) deny check --hide-inclusion-graph
 
 bench: setup ## Measure against a plain relay, side by side; tables in target/bench
 	$(CARGO) bench --bench bench -- $(ARGS)
