@@ -1,3 +1,12 @@
-//! stub
+//! The demonstration.
+
+mod blob;
+mod download;
+mod http;
+mod impair;
+mod origin;
+
 /// stub
-pub fn run(_: crate::cli::Demo) -> anyhow::Result<()> { anyhow::bail!("later") }
+pub fn run(_: crate::cli::Demo) -> anyhow::Result<()> {
+    anyhow::bail!("later")
+}
