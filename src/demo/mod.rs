@@ -1,4 +1,11 @@
-//! stub
+//! The demonstration.
+
+mod blob;
+mod download;
+mod http;
+mod impair;
+mod origin;
+
 /// stub
 pub fn run(_: crate::cli::Demo) -> anyhow::Result<()> {
     anyhow::bail!("later")
