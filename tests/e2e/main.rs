@@ -4,4 +4,6 @@
 mod decoy;
 mod edge;
 mod harness;
+mod operation;
+mod ssh;
 mod transports;
