@@ -1,3 +1,5 @@
 //! stub
 /// stub
-pub fn run(_: crate::cli::Demo) -> anyhow::Result<()> { anyhow::bail!("later") }
+pub fn run(_: crate::cli::Demo) -> anyhow::Result<()> {
+    anyhow::bail!("later")
+}

@@ -80,7 +80,7 @@ fn decoy(decoy: &config::Decoy) -> ws::Decoy {
         config::Decoy::Redirect(url) => ws::Decoy::Redirect(url.clone()),
         config::Decoy::Upstream { host, port } => {
             ws::Decoy::Upstream(ws::Upstream { host: host.to_string(), port: *port, tls: None })
-        },
+        }
     }
 }
 

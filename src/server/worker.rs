@@ -107,7 +107,14 @@ impl Worker {
             let state = PeerState { config, slot, served, accepting, sessions: RefCell::default() };
             peers.insert(index, Rc::new(state));
         }
-        Ok(Self { peers, performance: share.performance, liveness: share.liveness, hub, reporter: Rc::default(), foreign })
+        Ok(Self {
+            peers,
+            performance: share.performance,
+            liveness: share.liveness,
+            hub,
+            reporter: Rc::default(),
+            foreign,
+        })
     }
 
     async fn run(self, mut inbox: mpsc::Receiver<Command>) {

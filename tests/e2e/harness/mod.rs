@@ -1,7 +1,10 @@
 //! What the tests share: sites as processes, origins to fetch from, other people's programs, and waiting.
 
+pub(crate) mod flows;
 pub(crate) mod origin;
+pub(crate) mod proxy;
 pub(crate) mod site;
+pub(crate) mod through;
 pub(crate) mod tool;
 
 use std::time::{Duration, Instant};
