@@ -41,7 +41,7 @@ impl Slot {
         let mut attempts = 0u32;
         loop {
             self.pool.until(|wanted| wanted > self.place).await;
-            if self.site.is_closing() {
+            if self.site.is_over() {
                 return;
             }
             attempts += 1;

@@ -90,10 +90,11 @@ impl Server {
         tracing::info!(site = config.site.name, peers = config.peers.len(), "server is up");
         shutdown.await;
         tracing::info!("shutting down");
+        // Links are taken to the end: a stream that is to finish may lose those it has.
+        hub.shutdown(DRAIN).await;
         for task in accepting {
             task.abort();
         }
-        hub.shutdown(DRAIN).await;
         drop(status);
         Ok(())
     }

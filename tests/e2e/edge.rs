@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use crate::harness::origin::{self, Origin};
 use crate::harness::site::{PATH, Pair, Site, Via, free_port};
@@ -166,6 +167,44 @@ fn transfers_go_on_while_nginx_is_reloaded_and_its_workers_are_killed() {
         assert_eq!((status.sessions.len(), &status.sessions[0].id), (1, &session), "the session outlives its links");
         assert_eq!(status.sessions[0].totals.resets, 0);
     }
+}
+
+/// A site is told to end in the middle of a transfer, and then the links go: what `systemctl restart` of everything does.
+fn drains_without_its_first_links(test: &str, choose: fn(Site, Site) -> [Site; 2]) {
+    let (Some(curl), Some(nginx)) = (tool::find(test, "curl"), tool::find(test, "nginx")) else { return };
+    let (pair, far) = (Pair::new(), Origin::http());
+    let forward = format!("[[forward]]\nlisten = \"127.0.0.1:0\"\nto = \"{}\"\n", far.address());
+    let (edge, server, client) = sites(&pair, &nginx, "60s", &forward);
+    let url = format!("http://{}/blob/7/{LENGTH}/{RATE}", client.listener("forward"));
+    let got = pair.path("got");
+    let [mut ending, _other] = choose(server, client);
+    thread::scope(|scope| {
+        let download =
+            scope.spawn(|| tool::run(&curl, &["-sS", "--max-time", "30", "-o", got.to_str().unwrap(), &url]));
+        poll_until("the download to start", PATIENCE, || {
+            (fs::metadata(&got).map_or(0, |m| m.len()) >= LENGTH / 8).then_some(())
+        });
+        ending.signal("TERM");
+        ending.wait_status("it to drain", |status| status.sessions[0].draining.then_some(()));
+        edge.kill_workers();
+        assert!(fs::metadata(&got).unwrap().len() < LENGTH, "all of it happened in the middle of the transfer");
+        let output = download.join().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    });
+    assert_eq!(origin::check(&mut fs::File::open(&got).unwrap(), 7, LENGTH), Ok(()));
+    assert_eq!(ending.exit_code(Duration::from_secs(10)), Some(0));
+}
+
+#[test]
+fn a_server_that_drains_takes_links_for_what_is_under_way() {
+    let test = "a_server_that_drains_takes_links_for_what_is_under_way";
+    drains_without_its_first_links(test, |server, client| [server, client]);
+}
+
+#[test]
+fn a_client_that_drains_dials_links_for_what_is_under_way() {
+    let test = "a_client_that_drains_dials_links_for_what_is_under_way";
+    drains_without_its_first_links(test, |server, client| [client, server]);
 }
 
 #[test]

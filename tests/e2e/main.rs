@@ -6,4 +6,6 @@ mod decoy;
 mod edge;
 mod features;
 mod harness;
+mod operation;
+mod ssh;
 mod transports;
