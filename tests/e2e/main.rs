@@ -4,4 +4,5 @@
 mod deaths;
 mod features;
 mod harness;
+mod hostile;
 mod transports;
