@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod deaths;
+mod decoy;
+mod edge;
 mod features;
 mod harness;
 mod hostile;

@@ -7,7 +7,7 @@ use crate::harness::site::{Pair, Site, Via};
 use crate::harness::tool::{self, text};
 
 /// Bytes of a transfer: many records, and more than one stream window.
-const LENGTH: usize = 6 << 20;
+const LENGTH: usize = 3 << 20;
 
 /// Fetches and compares a blob; the words before the URL are curl's.
 fn download(curl: &Path, words: &[&str], base: &str, seed: u64) {

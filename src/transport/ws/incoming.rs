@@ -68,7 +68,7 @@ impl Opening {
             }
         }
         self.rest.clear();
-        self.rest.extend_from_slice(&input[at..]);
+        scratch::append(&mut self.rest, &input[at..]);
         if self.rest.is_empty() {
             self.rest = Vec::new();
         }
@@ -107,6 +107,14 @@ impl Incoming {
         self.decoder.next(&mut self.plain)
     }
 
+    /// Whether the peer has asked for a new key of ours since the last call.
+    pub(super) fn take_key_request(&mut self) -> bool {
+        match &mut self.source {
+            Source::Records(_, opening) => opening.opener.take_update_request(),
+            Source::Plain(_) | Source::Rustls(_) => false,
+        }
+    }
+
     /// Waits for more bytes. To be called when [`Self::next`] has nothing.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         let before = self.plain.len();
@@ -142,7 +150,7 @@ impl Incoming {
                 }
                 let kept = opening.rest.len();
                 scratch::with_read_buffer(self.read_size + RECORD_MAX, |buffer| {
-                    buffer[..kept].copy_from_slice(&opening.rest);
+                    scratch::copy(&mut buffer[..kept], &opening.rest);
                     let mut read = ReadBuf::new(buffer);
                     read.set_filled(kept);
                     ready!(Pin::new(half).poll_read(cx, &mut read))?;
@@ -175,7 +183,7 @@ fn check_end(count: usize) -> Result<(), LinkError> {
 fn make_room(plain: &mut BytesMut, count: usize) {
     if plain.capacity() - plain.len() < count {
         let mut arena = scratch::take_arena(plain.len() + count);
-        arena.extend_from_slice(plain);
+        scratch::append_bytes(&mut arena, plain);
         scratch::give_arena(std::mem::replace(plain, arena));
     }
 }

@@ -308,6 +308,19 @@ async fn a_reader_that_stops_makes_the_sender_wait_with_flat_memory() {
 }
 
 #[tokio::test]
+async fn keys_that_are_used_up_are_replaced_without_a_gap() {
+    let ((mut client_tx, mut client_rx), (mut server_tx, mut server_rx)) = links(Outside::Tls13).await;
+    client_tx.set_records_max(7);
+    server_tx.set_records_max(3);
+    for at in 0..20 {
+        let batch = data_batch(at * 90_000, 45_000, 2);
+        let until = (at + 1) * 90_000;
+        tokio::join!(send(&mut client_tx, &batch), recv_data(&mut server_rx, at * 90_000, until));
+        tokio::join!(send(&mut server_tx, &batch), recv_data(&mut client_rx, at * 90_000, until));
+    }
+}
+
+#[tokio::test]
 async fn many_tiny_frames_are_delivered_a_bounded_number_at_a_time() {
     let ((mut tx, _client_rx), (_server_tx, mut rx)) = links(Outside::Tls13).await;
     let mut batch = Batch::default();
