@@ -42,7 +42,9 @@ impl Server {
     /// # Errors
     /// Names the address that could not be bound, or the certificate that could not be loaded.
     pub fn bind(config: config::Server) -> anyhow::Result<Self> {
-        let bound = config.listens.iter().map(accept::bind).collect::<anyhow::Result<Vec<_>>>()?;
+        let time = config.handshake.timeout;
+        let bound =
+            config.listens.iter().map(|listen| accept::bind(listen, time)).collect::<anyhow::Result<Vec<_>>>()?;
         let edges = config
             .peers
             .iter()

@@ -6,6 +6,7 @@ mod decoy;
 mod edge;
 mod features;
 mod harness;
+mod hostile;
 mod operation;
 mod ssh;
 mod transports;

@@ -86,8 +86,9 @@ struct State {
 #[derive(Debug)]
 struct Watched {
     fate: watch::Sender<Fate>,
-    /// How often the server's side was read.
+    /// How often the server's side was read, and how many bytes came from it.
     answers: u32,
+    bytes: u64,
 }
 
 impl Proxy {
@@ -158,6 +159,14 @@ impl Proxy {
         true
     }
 
+    /// Lets the link die that has brought most from the server. Returns whether there was one.
+    pub(crate) fn kill_busiest(&self, death: Death) -> bool {
+        let state = self.shared.state();
+        let alive = state.open.values().filter(|open| *open.fate.borrow() == Fate::Pass);
+        let busiest = alive.max_by_key(|open| open.bytes);
+        busiest.is_some_and(|open| open.fate.send_replace(Fate::Dying(death)) == Fate::Pass)
+    }
+
     /// Lets every connection die.
     pub(crate) fn kill_all(&self, death: Death) {
         for open in self.shared.state().open.values() {
@@ -223,6 +232,7 @@ impl Shared {
         if direction == 1 {
             if let Some(open) = state.open.get_mut(&id) {
                 open.answers += 1;
+                open.bytes += bytes.len() as u64;
             }
         } else if let Some(kept) = state.kept.get_mut(id as usize) {
             let room = KEPT.1 - kept.len();
@@ -250,7 +260,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     continue;
                 }
             }
-            state.open.insert(id, Watched { fate, answers: 0 });
+            state.open.insert(id, Watched { fate, answers: 0, bytes: 0 });
             id
         };
         let shared = Arc::clone(&shared);
