@@ -197,6 +197,11 @@ impl Tx {
         lock(&self.outgoing).held()
     }
 
+    /// Bytes written and not sent by the kernel.
+    pub(super) fn unsent(&self) -> u32 {
+        lock(&self.outgoing).unsent()
+    }
+
     pub(super) fn set_records_max(&self, max: u64) {
         lock(&self.outgoing).set_records_max(max);
     }
