@@ -28,8 +28,8 @@ const MESSAGE_WANTED: usize = 128 * 1024;
 /// What one call of `poll_recv` delivers: bytes of messages, and frames.
 const RECV_BYTES: usize = 256 * 1024;
 const RECV_FRAMES: usize = 4096;
-/// DATA payloads below this are copied out of the arena, so that what a slow stream has waiting keeps at most 32 times
-/// its size in memory. The copy is 150 ns.
+/// DATA payloads below this are copied out of the arena, so that what a slow stream has waiting keeps at most 16 times
+/// its size in memory. The copy takes half a microsecond.
 const SHARED_MIN: usize = 16 * 1024;
 
 /// An upgraded WebSocket before authentication: carries single binary messages.
@@ -195,6 +195,11 @@ impl Tx {
     /// Bytes taken and not written yet.
     pub(super) fn held(&self) -> usize {
         lock(&self.outgoing).held()
+    }
+
+    /// Bytes written and not sent by the kernel.
+    pub(super) fn unsent(&self) -> u32 {
+        lock(&self.outgoing).unsent()
     }
 
     pub(super) fn set_records_max(&self, max: u64) {

@@ -252,6 +252,15 @@ impl Outgoing {
     }
 
     #[cfg(test)]
+    pub(super) fn unsent(&self) -> u32 {
+        let info = match &self.sink {
+            Sink::Plain(half) | Sink::Records(half, _) => sockopt::tcp_info(half.as_ref()),
+            Sink::Rustls(tls) => sockopt::tcp_info(lock(tls).get_ref().0.tcp().unwrap()),
+        };
+        info.unwrap().notsent
+    }
+
+    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.buffer.len() + self.pong.as_ref().map_or(0, Vec::len)
     }

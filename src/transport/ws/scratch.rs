@@ -5,10 +5,10 @@ use std::cell::RefCell;
 
 use bytes::BytesMut;
 
-/// Size of an arena that received frames share.
-pub(super) const ARENA: usize = 512 * 1024;
+/// Size of an arena that received frames share: room for two reads, or one and a message of which a part has come.
+pub(super) const ARENA: usize = 256 * 1024;
 
-/// Most buffers of each kind that wait for use: a bound on what a thread keeps (16 MiB at the very most), far above the
+/// Most buffers of each kind that wait for use: a bound on what a thread keeps (12 MiB at the very most), far above the
 /// one or two that a running link needs.
 const KEPT: usize = 16;
 

@@ -10,6 +10,7 @@ use super::super::rehome;
 use super::{OUTSIDES, Outside, data_batch, links, naked_client, raws, recv, recv_data, send};
 use crate::ids::{Side, StreamId};
 use crate::transport::LinkError;
+use crate::transport::sockopt::UNSENT_MAX;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::frame::{DATA_MAX, Frame};
 use crate::wire::seal::{Cipher, SealPair, Secret};
@@ -291,6 +292,8 @@ async fn a_reader_that_stops_makes_the_sender_wait_with_flat_memory() {
         let mut cx = Context::from_waker(Waker::noop());
         let mut sent = 0u64;
         while tx.poll_ready(&mut cx).map(Result::unwrap).is_ready() {
+            let unsent = tx.unsent();
+            assert!(unsent <= UNSENT_MAX / 2, "{outside:?}: asks for more while {unsent} bytes wait in the kernel");
             tx.start_send(&data_batch(sent, DATA_MAX, 1)).unwrap();
             sent += DATA_MAX as u64;
             let _ = tx.poll_flush(&mut cx).map(Result::unwrap);
