@@ -5,7 +5,7 @@
 //! start and additive increase (RFC 5681) with CUBIC's factor of decrease (RFC 9438: 0.7); every segment is acknowledged.
 
 use crate::units::{MILLISECOND, Nanos, SECOND};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Bytes of payload in a segment: an MTU of 1500 less IP and TCP headers with time stamps.
 pub const MSS: usize = 1448;
@@ -50,7 +50,12 @@ pub struct Tcp {
     // sending
     waiting: VecDeque<u8>,
     next: u64,
+    /// What was sent and is not known to have come; acknowledged ranges leave at once, as the other end never forgets.
     outstanding: BTreeMap<u64, Flight>,
+    /// Offsets of those that are to be sent again.
+    lost: BTreeSet<u64>,
+    /// The others, by time of sending; entries that no longer fit are passed over.
+    in_order: VecDeque<(Nanos, u64)>,
     in_flight: u64,
     limit: u64,
     window: u64,
@@ -78,8 +83,6 @@ struct Flight {
     payload: Vec<u8>,
     sent: Nanos,
     again: bool,
-    lost: bool,
-    arrived: bool,
 }
 
 impl Default for Tcp {
@@ -96,6 +99,8 @@ impl Tcp {
             waiting: VecDeque::new(),
             next: 0,
             outstanding: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            in_order: VecDeque::new(),
             in_flight: 0,
             limit: WINDOW,
             window: FIRST_WINDOW,
@@ -163,19 +168,15 @@ impl Tcp {
 
     /// The next segment to send.
     pub fn poll_transmit(&mut self, now: Nanos) -> Option<Segment> {
-        let lost = self.outstanding.iter().find(|(_, flight)| flight.lost).map(|(offset, _)| *offset);
         if self.in_flight < self.window {
-            if let Some(offset) = lost
+            if let Some(offset) = self.lost.pop_first()
                 && let Some(flight) = self.outstanding.get_mut(&offset)
             {
-                flight.lost = false;
                 flight.again = true;
                 flight.sent = now;
-                self.in_flight += flight.payload.len() as u64;
-                self.retransmitted += 1;
                 let payload = flight.payload.clone();
-                self.arm(now);
-                return Some(self.segment(offset, payload));
+                self.retransmitted += 1;
+                return Some(self.launch(offset, payload, now));
             }
             let room = self.limit.saturating_sub(self.next).min(MSS as u64) as usize;
             let count = room.min(self.waiting.len());
@@ -183,11 +184,8 @@ impl Tcp {
                 let payload: Vec<u8> = self.waiting.drain(..count).collect();
                 let offset = self.next;
                 self.next += count as u64;
-                self.in_flight += count as u64;
-                let flight = Flight { payload: payload.clone(), sent: now, again: false, lost: false, arrived: false };
-                self.outstanding.insert(offset, flight);
-                self.arm(now);
-                return Some(self.segment(offset, payload));
+                self.outstanding.insert(offset, Flight { payload: payload.clone(), sent: now, again: false });
+                return Some(self.launch(offset, payload, now));
             }
         }
         self.ack_due.then(|| self.segment(self.next, Vec::new()))
@@ -205,9 +203,8 @@ impl Tcp {
             return;
         }
         self.timer = None;
-        for flight in self.outstanding.values_mut().filter(|flight| !flight.arrived) {
-            flight.lost = true;
-        }
+        self.lost = self.outstanding.keys().copied().collect();
+        self.in_order.clear();
         self.in_flight = 0;
         self.threshold = (self.window * 7 / 10).max(2 * MSS as u64);
         self.window = MSS as u64;
@@ -216,6 +213,14 @@ impl Tcp {
         if !self.outstanding.is_empty() {
             self.arm(now);
         }
+    }
+
+    /// Counts a segment as in flight.
+    fn launch(&mut self, offset: u64, payload: Vec<u8>, now: Nanos) -> Segment {
+        self.in_flight += payload.len() as u64;
+        self.in_order.push_back((now, offset));
+        self.arm(now);
+        self.segment(offset, payload)
     }
 
     fn segment(&mut self, offset: u64, payload: Vec<u8>) -> Segment {
@@ -255,30 +260,21 @@ impl Tcp {
     }
 
     fn take_ack(&mut self, segment: &Segment, now: Nanos) {
-        let mut acked = 0;
-        let covered = |offset: u64, end: u64| {
-            end <= segment.ack || segment.sacks.iter().any(|(from, to)| *from <= offset && end <= *to)
-        };
-        let highest = segment.sacks.iter().map(|(_, to)| *to).max().unwrap_or(0).max(segment.ack);
-        let mut sample = None;
-        for (offset, flight) in self.outstanding.range_mut(..highest) {
-            let length = flight.payload.len() as u64;
-            if flight.arrived || !covered(*offset, offset + length) {
-                continue;
+        let (mut acked, mut sample) = (0, None);
+        for (from, to) in std::iter::once((0, segment.ack)).chain(segment.sacks.iter().copied()) {
+            while let Some(offset) = self.outstanding.range(from..to.max(from)).next().map(|(offset, _)| *offset)
+                && let Some(flight) = self.outstanding.remove(&offset)
+            {
+                let length = flight.payload.len() as u64;
+                acked += length;
+                if !self.lost.remove(&offset) {
+                    self.in_flight = self.in_flight.saturating_sub(length);
+                }
+                self.newest_arrived = self.newest_arrived.max(flight.sent);
+                if !flight.again {
+                    sample = Some(now - flight.sent); // Karn: not from what was sent twice
+                }
             }
-            flight.arrived = true;
-            acked += length;
-            if !flight.lost {
-                self.in_flight = self.in_flight.saturating_sub(length);
-            }
-            flight.lost = false;
-            self.newest_arrived = self.newest_arrived.max(flight.sent);
-            if !flight.again {
-                sample = Some(now - flight.sent); // Karn: not from what was sent twice
-            }
-        }
-        while self.outstanding.first_key_value().is_some_and(|(offset, _)| *offset < segment.ack) {
-            self.outstanding.pop_first();
         }
         if let Some(rtt) = sample {
             self.take_sample(rtt);
@@ -319,12 +315,18 @@ impl Tcp {
     /// RFC 8985: lost is what was sent well before something that has arrived.
     fn find_losses(&mut self) {
         let patience = self.srtt.unwrap_or(0) / 4;
-        let mut first_lost = None;
-        for (offset, flight) in &mut self.outstanding {
-            if !flight.arrived && !flight.lost && flight.sent + patience < self.newest_arrived {
-                flight.lost = true;
+        let mut first_lost: Option<u64> = None;
+        while let Some((sent, offset)) = self.in_order.front().copied() {
+            let flight =
+                self.outstanding.get(&offset).filter(|flight| flight.sent == sent && !self.lost.contains(&offset));
+            if flight.is_some() && sent + patience >= self.newest_arrived {
+                break;
+            }
+            self.in_order.pop_front();
+            if let Some(flight) = flight {
                 self.in_flight = self.in_flight.saturating_sub(flight.payload.len() as u64);
-                first_lost = first_lost.or(Some(*offset));
+                self.lost.insert(offset);
+                first_lost = Some(first_lost.map_or(offset, |first| first.min(offset)));
             }
         }
         if first_lost.is_some_and(|offset| offset >= self.recovery) {
