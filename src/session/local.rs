@@ -54,6 +54,7 @@ impl Session {
             counted: false,
             parked: false,
             slots: 0,
+            opened_on: 0,
             unsure: false,
             named: 0,
             unacked: 0,
