@@ -241,3 +241,41 @@ fn a_filter_of_the_profile_is_heeded() {
         assert_eq!(echo(&path, b"x").await.unwrap(), b"x");
     });
 }
+
+#[test]
+fn zz_real() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let path = path(&profile("rate=50mbit delay=150ms buffer=250ms", "rate=50mbit delay=150ms buffer=250ms")).await;
+        let socket = std::rc::Rc::new(udp(&path).await);
+        let start = Instant::now();
+        let s = socket.clone();
+        spawn_local(async move {
+            for _ in 0..600 {
+                s.send(&start.elapsed().as_micros().to_be_bytes()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        spawn_local({
+            let path = path.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                let t = Instant::now();
+                echo(&path, &data(8_000_000)).await.unwrap();
+                eprintln!("echo {:?}", t.elapsed());
+                eprintln!("{:?}", path.counts().await);
+            }
+        });
+        let mut buffer = [0; 100];
+        let mut rtts = vec![];
+        while let Ok(Ok(_)) = timeout(Duration::from_secs(1), socket.recv(&mut buffer)).await {
+            let sent = u128::from_be_bytes(buffer[2..18].try_into().unwrap());
+            rtts.push(start.elapsed().as_micros() - sent);
+        }
+        for part in rtts.chunks(100) {
+            let mut p = part.to_vec();
+            p.sort();
+            eprintln!("n {} p50 {} p90 {} max {}", p.len(), p[p.len() / 2], p[p.len() * 9 / 10], p[p.len() - 1]);
+        }
+    });
+}
