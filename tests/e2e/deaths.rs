@@ -22,7 +22,7 @@ const HASTE_SERVER: &str = "[liveness]\nping_interval = \"200ms\"\nping_timeout 
 
 #[test]
 fn two_hundred_link_deaths_cost_eight_transfers_both_ways_not_one_byte() {
-    const LENGTH: u64 = 5 << 20;
+    const LENGTH: u64 = 3 << 20;
     let origin = both_ways();
     let sites = Through::new(Via::Ws, 6, Proxy::new, &format!("{}{HASTE}", forward(origin.address())), HASTE_SERVER);
     let progress = Progress::default();
