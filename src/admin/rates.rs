@@ -1,8 +1,8 @@
 //! Rates over about the last second, made of counters that only grow.
 //!
 //! A rate needs two looks at the counters. Nobody looks at an idle site, so nothing here ticks: whoever is asked calls
-//! [`Rates::sample`], and when [`Rates::is_warm`] says that the last look is too long ago, waits [`WARM_UP`] and looks
-//! again. A screen that looks several times a second never waits.
+//! [`Rates::sample`], and when [`Rates::is_warm`] then says that this was the first look for long, waits [`WARM_UP`] and
+//! looks again. A screen that looks several times a second never waits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,7 +33,6 @@ pub struct Rate {
 #[derive(Debug, Default)]
 pub struct Rates {
     links: BTreeMap<LinkId, VecDeque<Sample>>,
-    looked: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +45,6 @@ struct Sample {
 impl Rates {
     /// Takes the counters of now. Links that are gone are forgotten.
     pub fn sample(&mut self, snapshot: &Snapshot, now: Instant) {
-        self.looked = Some(now);
         self.links.retain(|id, _| snapshot.links.iter().any(|link| link.id == *id));
         for link in &snapshot.links {
             let samples = self.links.entry(link.id).or_default();
@@ -64,23 +62,29 @@ impl Rates {
         }
     }
 
-    /// Whether a look at `now` yields rates of the last second for the links that were there at the last look.
+    /// Whether another look would tell no more: one within the last seconds found a rate, or no link at all. Links that
+    /// came up between two looks are not waited for.
     pub fn is_warm(&self, now: Instant) -> bool {
-        self.looked.is_some_and(|at| now.saturating_duration_since(at) <= STALE)
+        let fresh = |samples: &VecDeque<Sample>| {
+            rate(samples).is_some() && samples.back().is_some_and(|s| now.saturating_duration_since(s.at) <= STALE)
+        };
+        self.links.is_empty() || self.links.values().any(fresh)
     }
 
     /// The rate of a link; `None` before the second look.
     pub fn of(&self, link: LinkId) -> Option<Rate> {
-        let samples = self.links.get(&link)?;
-        let (first, last) = (samples.front()?, samples.back()?);
-        let time = last.at.saturating_duration_since(first.at);
-        if time < SPACING {
-            return None;
-        }
-        let per_second =
-            |from: u64, to: u64| (to.saturating_sub(from) as f64 * 8.0 / time.as_secs_f64()).round() as u64;
-        Some(Rate { sent: per_second(first.sent, last.sent), received: per_second(first.received, last.received) })
+        rate(self.links.get(&link)?)
     }
+}
+
+fn rate(samples: &VecDeque<Sample>) -> Option<Rate> {
+    let (first, last) = (samples.front()?, samples.back()?);
+    let time = last.at.saturating_duration_since(first.at);
+    if time < SPACING {
+        return None;
+    }
+    let per_second = |from: u64, to: u64| (to.saturating_sub(from) as f64 * 8.0 / time.as_secs_f64()).round() as u64;
+    Some(Rate { sent: per_second(first.sent, last.sent), received: per_second(first.received, last.received) })
 }
 
 #[cfg(test)]
@@ -117,11 +121,11 @@ mod tests {
     #[test]
     fn the_second_look_gives_a_rate_and_the_first_none() {
         let (mut rates, start) = (Rates::default(), epoch());
-        assert!(!rates.is_warm(start));
+        assert!(rates.is_warm(start), "without links there is nothing to wait for");
         rates.sample(&snapshot(&[(0, 1_000, 0)], start), start);
-        assert_eq!(rates.of(LinkId(0)), None);
-        assert!(rates.is_warm(start + WARM_UP));
-        rates.sample(&snapshot(&[(0, 51_000, 25_000)], start), start + WARM_UP);
+        assert_eq!((rates.is_warm(start), rates.of(LinkId(0))), (false, None));
+        rates.sample(&snapshot(&[(0, 51_000, 25_000), (1, 0, 0)], start), start + WARM_UP);
+        assert!(rates.is_warm(start + WARM_UP), "though the second link has no rate yet");
         assert_eq!(rates.of(LinkId(0)), Some(Rate { sent: 1_000_000, received: 500_000 }));
         assert_eq!(rates.of(LinkId(1)), None);
     }
@@ -147,9 +151,12 @@ mod tests {
         let (mut rates, start) = (Rates::default(), epoch());
         rates.sample(&snapshot(&[(0, 0, 0)], start), start);
         let later = start + Duration::from_secs(3_600);
-        assert!(!rates.is_warm(later));
         rates.sample(&snapshot(&[(0, 3_600_000, 0)], later), later);
-        assert_eq!(rates.of(LinkId(0)), None, "an hour's mean is not the last second's");
+        assert_eq!(
+            (rates.is_warm(later), rates.of(LinkId(0))),
+            (false, None),
+            "an hour's mean is not the last second's"
+        );
         rates.sample(&snapshot(&[(0, 3_650_000, 0)], later), later + WARM_UP);
         assert_eq!(rates.of(LinkId(0)), Some(Rate { sent: 1_000_000, received: 0 }));
     }

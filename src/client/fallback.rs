@@ -18,20 +18,20 @@ const SHRINK_AFTER: Duration = Duration::from_secs(60);
 
 /// How many links an endpoint may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pool {
+pub(super) struct Pool {
     /// Kept whenever the endpoint is in use.
-    pub min: usize,
+    pub(super) min: usize,
     /// Never exceeded.
-    pub max: usize,
+    pub(super) max: usize,
 }
 
 /// What is seen of one endpoint at a tick.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Seen {
+pub(super) struct Seen {
     /// Links that are up and not suspect.
-    pub good: usize,
+    pub(super) good: usize,
     /// Of these, links that carry bulk.
-    pub bulk: usize,
+    pub(super) bulk: usize,
 }
 
 #[derive(Debug)]
@@ -48,13 +48,13 @@ struct Endpoint {
 
 /// The machine for one uplink.
 #[derive(Debug)]
-pub struct Fallback {
+pub(super) struct Fallback {
     endpoints: Vec<Endpoint>,
 }
 
 impl Fallback {
     /// Starts with one link of the best endpoint wanted.
-    pub fn new(pools: &[Pool], now: Instant) -> Self {
+    pub(super) fn new(pools: &[Pool], now: Instant) -> Self {
         let endpoints = pools
             .iter()
             .enumerate()
@@ -71,7 +71,7 @@ impl Fallback {
     }
 
     /// Takes what is seen (one entry for each endpoint).
-    pub fn handle_tick(&mut self, seen: &[Seen], now: Instant) {
+    pub(super) fn handle_tick(&mut self, seen: &[Seen], now: Instant) {
         for (endpoint, seen) in self.endpoints.iter_mut().zip(seen) {
             endpoint.observe(*seen, now);
         }
@@ -104,7 +104,7 @@ impl Fallback {
     }
 
     /// Links wanted of an endpoint.
-    pub fn wanted(&self, index: usize) -> usize {
+    pub(super) fn wanted(&self, index: usize) -> usize {
         self.endpoints.get(index).map_or(0, |e| e.wanted)
     }
 }

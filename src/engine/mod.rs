@@ -481,7 +481,10 @@ impl Engine {
     /// A flow has turned out to be bulk: it may belong elsewhere.
     fn rehome_bulk(&mut self, stream: StreamId, id: LinkId, now: Instant) {
         self.count_bulk(now);
-        let Some(home) = self.choose_home(stream, now).filter(|home| *home != id) else { return };
+        let Some(home) = self.choose_home(stream, now).filter(|home| *home != id) else {
+            self.choose_control();
+            return;
+        };
         if let Some(link) = self.links.get_mut(&id) {
             link.drr.remove(stream);
         }

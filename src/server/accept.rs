@@ -44,8 +44,8 @@ impl Bound {
     }
 }
 
-/// Binds one `[[listen]]`.
-pub(super) fn bind(listen: &Listen) -> anyhow::Result<Bound> {
+/// Binds one `[[listen]]`. Whoever has not said what he wants after `time` is shown out.
+pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
     let named = || format!("cannot listen on {} {}", listen.transport, listen.address);
     let certificates = listen.certificate.as_ref().map(load).transpose()?.map(Arc::new);
     match listen.transport {
@@ -60,6 +60,7 @@ pub(super) fn bind(listen: &Listen) -> anyhow::Result<Bound> {
             let mut options = ws::AcceptOptions::new(listen.path.clone());
             options.tls = certificates.map(|c| tls::server_config(c, &[ALPN_HTTP])).transpose()?;
             options.decoy = Arc::new(decoy(&listen.decoy));
+            options.head_timeout = time;
             Ok(Bound { address: listener.local_addr()?, socket: Socket::Ws(listener, options) })
         }
     }
