@@ -181,8 +181,7 @@ impl Host {
     fn fill(&mut self, now: Nanos) {
         let at = self.at(now);
         for index in 0..self.links.len() {
-            loop {
-                let Some(connection) = &mut self.links[index] else { break };
+            while let Some(connection) = &mut self.links[index] {
                 if !connection.awake || connection.tcp.unsent() >= UNSENT_MAX {
                     break;
                 }
