@@ -16,6 +16,7 @@ mod link;
 mod snapshot;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -458,7 +459,7 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut put = 0;
         while batch.len() < want {
-            let Some((stream, allowed)) = link.drr.next() else { break };
+            let Some((stream, allowed)) = link.drr.turn() else { break };
             let room = (want - batch.len()).min(allowed as usize);
             let bytes = self.session.fill(stream, room, link.slot, batch);
             put += bytes;

@@ -22,6 +22,8 @@ use super::hub::Hub;
 
 const ALPN_H3: &[u8] = b"h3";
 const ALPN_HTTP: &[u8] = b"http/1.1";
+/// A visitor of the decoy counts among the unauthenticated until he leaves; who says nothing more leaves soon.
+const VISITOR_IDLE: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of something.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -34,8 +36,8 @@ pub(super) struct Bound {
 
 #[derive(Debug)]
 enum Socket {
-    Ws(TcpListener, ws::AcceptOptions),
-    Quic(quic::Listener),
+    Ws(TcpListener, Box<ws::AcceptOptions>),
+    Quic(Box<quic::Listener>),
 }
 
 impl Bound {
@@ -53,7 +55,7 @@ pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
             let certificates = certificates.context("QUIC needs a certificate")?;
             let tls = tls::server_config(certificates, &[ALPN_H3])?;
             let listener = quic::Listener::bind(listen.address, &tls, quic::Params::default()).with_context(named)?;
-            Ok(Bound { address: listener.local_addr().with_context(named)?, socket: Socket::Quic(listener) })
+            Ok(Bound { address: listener.local_addr().with_context(named)?, socket: Socket::Quic(Box::new(listener)) })
         }
         TransportKind::Ws | TransportKind::Mem => {
             let listener = TcpListener::from_std(edges::bind(listen.address)?).with_context(named)?;
@@ -61,7 +63,8 @@ pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
             options.tls = certificates.map(|c| tls::server_config(c, &[ALPN_HTTP])).transpose()?;
             options.decoy = Arc::new(decoy(&listen.decoy));
             options.head_timeout = time;
-            Ok(Bound { address: listener.local_addr()?, socket: Socket::Ws(listener, options) })
+            options.idle_timeout = VISITOR_IDLE;
+            Ok(Bound { address: listener.local_addr()?, socket: Socket::Ws(listener, Box::new(options)) })
         }
     }
 }
@@ -113,11 +116,11 @@ impl Acceptor {
         let task = match bound.socket {
             Socket::Ws(listener, options) => {
                 tracing::info!(address = %bound.address, path = options.path, "listening for WebSockets");
-                spawn_local(acceptor.serve_ws(listener, Rc::new(options)))
+                spawn_local(acceptor.serve_ws(listener, Rc::from(options)))
             }
             Socket::Quic(listener) => {
                 tracing::info!(address = %bound.address, "listening for QUIC");
-                spawn_local(acceptor.serve_quic(listener))
+                spawn_local(acceptor.serve_quic(*listener))
             }
         };
         task.abort_handle()

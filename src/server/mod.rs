@@ -107,6 +107,7 @@ impl Server {
 /// # Errors
 /// What keeps it from starting.
 pub fn run(config: config::Server) -> anyhow::Result<()> {
+    crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async { Server::bind(config)?.run(crate::runtime::signal::terminated()).await })
 }

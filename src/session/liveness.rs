@@ -246,6 +246,7 @@ impl Liveness {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests {
     use std::collections::VecDeque;
 

@@ -247,7 +247,7 @@ fn zz_real() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let path = path(&profile("rate=50mbit delay=150ms buffer=250ms", "rate=50mbit delay=150ms buffer=250ms")).await;
-        let socket = std::rc::Rc::new(udp(&path).await);
+        let socket = Rc::new(udp(&path).await);
         let start = Instant::now();
         let s = socket.clone();
         spawn_local(async move {
