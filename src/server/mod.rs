@@ -5,6 +5,7 @@
 //! [`hub`] is what the threads share: which sessions live, and where.
 
 mod accept;
+mod certwatch;
 mod hub;
 mod worker;
 
