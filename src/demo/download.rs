@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use super::blob::Blob;
 use super::http::{Head, invalid};
@@ -26,6 +27,7 @@ pub(super) enum Via {
 #[derive(Debug)]
 pub(super) struct Progress {
     received: Cell<u64>,
+    moved: Notify,
     last: Cell<Instant>,
     longest: Cell<Duration>,
 }
@@ -43,7 +45,7 @@ pub(super) struct Done {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { received: Cell::new(0), last: Cell::new(clock::now()), longest: Cell::default() }
+        Self { received: Cell::new(0), moved: Notify::new(), last: Cell::new(clock::now()), longest: Cell::default() }
     }
 }
 
@@ -53,20 +55,30 @@ impl Progress {
         self.received.get()
     }
 
+    /// Waits until so many bytes are there. For one to wait at a time.
+    pub(super) async fn reached(&self, bytes: u64) {
+        while self.received() < bytes {
+            self.moved.notified().await;
+        }
+    }
+
     /// Starts to look for the longest pause.
     pub(super) fn mark(&self) {
         self.longest.set(Duration::ZERO);
     }
 
-    /// Longest time without a byte since the mark.
+    /// Longest time without a byte since the mark, or since the first byte.
     pub(super) fn longest_pause(&self) -> Duration {
         self.longest.get()
     }
 
     fn add(&self, bytes: usize, now: Instant) {
-        self.received.set(self.received.get() + bytes as u64);
         let pause = now.saturating_duration_since(self.last.replace(now));
-        self.longest.set(self.longest.get().max(pause));
+        if self.received.get() > 0 {
+            self.longest.set(self.longest.get().max(pause));
+        }
+        self.received.set(self.received.get() + bytes as u64);
+        self.moved.notify_one();
     }
 }
 
@@ -280,10 +292,13 @@ mod tests {
         let start = progress.last.get();
         let at = |ms| start + Duration::from_millis(ms);
         progress.add(10, at(5_000));
+        assert_eq!(progress.longest_pause(), Duration::ZERO, "the wait for the first byte is none");
+        progress.add(10, at(8_000));
         progress.mark();
+        let at = |ms: u64| at(ms + 3_000);
         progress.add(10, at(5_100));
         progress.add(10, at(6_600));
         progress.add(10, at(6_700));
-        assert_eq!((progress.received(), progress.longest_pause()), (40, Duration::from_millis(1_500)));
+        assert_eq!((progress.received(), progress.longest_pause()), (50, Duration::from_millis(1_500)));
     }
 }
