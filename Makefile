@@ -38,12 +38,13 @@ fmt:
 clippy:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
+# Private items are documented too, so links to them lead somewhere.
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
 
 deny: ## Licences, advisories, duplicate crates (builds cargo-deny the first time: minutes)
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny check
+	$(CARGO) deny check --hide-inclusion-graph
 
 bench: setup ## Measure against a plain relay, side by side; tables in target/bench
 	$(CARGO) bench --bench bench -- $(ARGS)

@@ -13,6 +13,7 @@ pub mod histogram;
 pub mod model;
 pub mod profile;
 pub mod rng;
+pub mod sim;
 
 pub mod units;
 

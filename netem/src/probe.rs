@@ -1,4 +1,6 @@
 //! What a path really does: numbered, time-stamped datagrams one way, between two hosts of one machine (one clock).
+//!
+//! Arrivals are stamped by the kernel, so that a busy machine's late wake-ups do not count as delay of the path.
 
 use crate::sys;
 use crate::units::{MICROSECOND, Nanos, SECOND};
@@ -122,7 +124,7 @@ pub fn send(what: &Sending) -> Result<Sent> {
             }
         }
         datagram[8..16].copy_from_slice(&number.to_le_bytes());
-        datagram[16..24].copy_from_slice(&sys::monotonic().to_le_bytes());
+        datagram[16..24].copy_from_slice(&sys::wall().to_le_bytes());
         match socket.send(&datagram) {
             Ok(_) => sent.sent += 1,
             Err(_) => sent.refused += 1,
@@ -140,23 +142,18 @@ pub fn receive(when: &Receiving, ready: impl FnOnce()) -> Result<Report> {
     let socket = UdpSocket::bind(when.at)?;
     sys::set_receive_buffer(&socket, 32 << 20)?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    sys::stamp_arrivals(&socket)?;
     sys::raise_priority(false);
     ready();
     let headers = if when.at.is_ipv4() { 28 } else { 48 };
     let end = sys::monotonic() + when.patience;
     let (mut arrivals, mut buffer, mut last) = (Vec::new(), vec![0u8; 65_536], None);
     loop {
-        match socket.recv(&mut buffer) {
-            Ok(length) => {
-                let now = sys::monotonic();
-                if let Some((number, stamp)) = decode(&buffer[..length]) {
-                    arrivals.push(Arrival {
-                        number,
-                        delay: now.saturating_sub(stamp),
-                        at: now,
-                        bytes: length + headers,
-                    });
-                    last = Some(now);
+        match sys::receive_stamped(&socket, &mut buffer) {
+            Ok((length, at)) => {
+                if let Some((number, sent)) = decode(&buffer[..length]) {
+                    arrivals.push(Arrival { number, delay: at.saturating_sub(sent), at, bytes: length + headers });
+                    last = Some(sys::monotonic());
                 }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
@@ -204,7 +201,7 @@ fn evaluate(arrivals: &[Arrival]) -> Report {
         .iter()
         .fold(0xCBF2_9CE4_8422_2325u64, |hash, seen| (hash ^ u64::from(*seen == 0)).wrapping_mul(0x0100_0000_01B3));
     let bits: usize = arrivals.iter().skip(1).map(|a| a.bytes * 8).sum();
-    let span = arrivals.last().map_or(0, |a| a.at) - arrivals.first().map_or(0, |a| a.at);
+    let span = arrivals.last().map_or(0, |a| a.at).saturating_sub(arrivals.first().map_or(0, |a| a.at));
     Report {
         received: arrivals.len() as u64,
         expected,

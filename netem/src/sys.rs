@@ -8,7 +8,7 @@ use crate::units::{Nanos, SECOND};
 use std::ffi::{CString, c_int, c_void};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
-use std::mem::{size_of, zeroed};
+use std::mem::{size_of, size_of_val, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -22,6 +22,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 #[must_use]
 pub fn monotonic() -> Nanos {
     clock(libc::CLOCK_MONOTONIC)
+}
+
+/// The wall clock, which packets are stamped with.
+#[must_use]
+pub fn wall() -> Nanos {
+    clock(libc::CLOCK_REALTIME)
 }
 
 /// CPU time this process has used.
@@ -278,6 +284,46 @@ pub const ETHERNET_HEADER: usize = 14;
 
 /// linux/if_packet.h; not in libc.
 const PACKET_IGNORE_OUTGOING: c_int = 23;
+
+/// Lets the kernel stamp what arrives at a socket with the wall clock (see [`receive_stamped`]).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn stamp_arrivals(socket: &impl AsRawFd) -> Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1i32)
+}
+
+/// Receives a datagram: its length and when it reached the socket's host by the wall clock, however late we look.
+///
+/// # Errors
+/// As `recv`; `InvalidData` when the socket does not stamp.
+pub fn receive_stamped(socket: &impl AsRawFd, buffer: &mut [u8]) -> Result<(usize, Nanos)> {
+    // room for one control message with a timespec; u64s, so that it is aligned as the headers want it
+    let mut control = [0u64; 16];
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: zeroes are a valid message header; buffer, vector and control live through the call and their true lengths
+    // are told. Control messages are walked with the macros' bounds, and the timespec is read unaligned.
+    unsafe {
+        let mut message: libc::msghdr = zeroed();
+        message.msg_iov = &raw mut vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        let length = libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0);
+        if length < 0 {
+            return Err(Error::last_os_error());
+        }
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_TIMESTAMPNS {
+                let time = libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned();
+                return Ok((length as usize, time.tv_sec as u64 * SECOND + time.tv_nsec as u64));
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Err(ErrorKind::InvalidData.into())
+}
 
 /// Makes room for `bytes` in the receive buffer of a socket, beyond the system's limit where privileges allow.
 ///

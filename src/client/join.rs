@@ -50,7 +50,10 @@ pub(super) struct Site {
     current: RefCell<Rc<Shell>>,
     slot: SessionSlot,
     founding: Mutex<()>,
+    /// Told to end: no session follows the current one.
     closing: Cell<bool>,
+    /// No stream is left to carry to its end.
+    over: Cell<bool>,
     pub(super) quic: quic::Endpoint,
     pub(super) listeners: RefCell<Vec<Served>>,
     pub(super) reporter: Reporter,
@@ -104,6 +107,7 @@ impl Site {
             slot,
             founding: Mutex::new(()),
             closing: Cell::new(false),
+            over: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
             listeners: RefCell::default(),
             reporter: Reporter::default(),
@@ -119,6 +123,11 @@ impl Site {
 
     pub(super) fn set_listeners(&self, listeners: Vec<Served>) {
         *self.listeners.borrow_mut() = listeners;
+    }
+
+    /// Whether the client is on its way out with nothing left to carry: no link is dialled any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.get()
     }
 
     pub(super) fn shell(&self) -> Rc<Shell> {
@@ -165,6 +174,9 @@ impl Site {
             ..Ask::new(asked, uplink, params::windows(&self.config.performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
+        if self.is_over() {
+            return Err(JoinError::Refused("shutting down"));
+        }
         let joined = self.admit(asked, admitted, rank);
         drop(founder);
         joined
@@ -213,6 +225,7 @@ impl Site {
         if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!(streams = shell.stream_count(), "streams are still open; ending them");
         }
+        self.over.set(true);
         shell.close(Code::GoingAway, "the client is shutting down");
         let closed = async {
             while shell.link_count() > 0 {

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::config::Retry;
 use crate::ids::LinkId;
-use crate::runtime::random;
 use crate::runtime::shell::LinkEnd;
+use crate::runtime::{clock, random};
 
 use super::dial::Dialler;
 use super::join::{JoinError, Site};
@@ -41,6 +41,9 @@ impl Slot {
         let mut attempts = 0u32;
         loop {
             self.pool.until(|wanted| wanted > self.place).await;
+            if self.site.is_over() {
+                return;
+            }
             attempts += 1;
             self.report(|dial| dial.dialling(attempts));
             let wait = match self.attempt().await {
@@ -86,12 +89,12 @@ impl Slot {
     async fn attempt(&self) -> Result<(Duration, LinkEnd), Failure> {
         let raw = self.dialler.dial(&self.site).await.map_err(Failure::passing)?;
         let (link, end) = self.site.join(raw, &self.uplink, self.rank).await.map_err(Failure::joining)?;
-        let since = Instant::now();
+        let since = clock::now();
         self.report(status::Dial::connected);
         self.pool.add(link);
         let end = self.hold(link, end).await;
         self.pool.remove(link);
-        Ok((since.elapsed(), end))
+        Ok((clock::now().saturating_duration_since(since), end))
     }
 
     /// Waits until the link ends, and empties it when the place is no longer wanted.

@@ -42,11 +42,11 @@ pub use crate::config::common::{
 };
 pub use crate::config::endpoint::{Endpoint, Verify};
 pub use crate::config::forward::{Forward, Socks5};
-pub use crate::wire::noise::{KeyError, PrivateKey, Psk, PublicKey};
 pub use crate::config::listen::{Certificate, Decoy, Listen};
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;
 pub use crate::config::server::{Peer, Server};
+pub use crate::wire::noise::{KeyError, PrivateKey, Psk, PublicKey};
 
 /// A file of either side.
 #[derive(Clone, Debug)]

@@ -11,8 +11,8 @@ use tokio::task::spawn_blocking;
 
 use crate::wire::code::Code;
 
-/// Lookups that one connector has under way at most. Each holds a thread until the system's resolver gives up, which may
-/// be long after nobody wants its answer.
+/// Lookups that one connector has under way at most. Each holds a thread until the system's resolver gives up, which
+/// may be long after nobody wants its answer.
 const LOOKUPS: usize = 64;
 
 /// What dialling needs of the outside: the system, or a test.

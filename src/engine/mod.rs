@@ -16,6 +16,7 @@ mod link;
 mod snapshot;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -458,7 +459,7 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut put = 0;
         while batch.len() < want {
-            let Some((stream, allowed)) = link.drr.next() else { break };
+            let Some((stream, allowed)) = link.drr.turn() else { break };
             let room = (want - batch.len()).min(allowed as usize);
             let bytes = self.session.fill(stream, room, link.slot, batch);
             put += bytes;
@@ -481,7 +482,10 @@ impl Engine {
     /// A flow has turned out to be bulk: it may belong elsewhere.
     fn rehome_bulk(&mut self, stream: StreamId, id: LinkId, now: Instant) {
         self.count_bulk(now);
-        let Some(home) = self.choose_home(stream, now).filter(|home| *home != id) else { return };
+        let Some(home) = self.choose_home(stream, now).filter(|home| *home != id) else {
+            self.choose_control();
+            return;
+        };
         if let Some(link) = self.links.get_mut(&id) {
             link.drr.remove(stream);
         }

@@ -1,6 +1,6 @@
 //! The local edge that accepts connections and opens a stream for each: plain forwards ([`tcp`]) and SOCKS5
-//! ([`socks5`]). Listeners come bound, run on the thread of their session, inside a `LocalSet`, and outlive the sessions
-//! they open streams on. What the far end dials is its own decision.
+//! ([`socks5`]). Listeners come bound, run on the thread of their session, inside a `LocalSet`, and outlive the
+//! sessions they open streams on. What the far end dials is its own decision.
 
 pub mod accept;
 mod connection;

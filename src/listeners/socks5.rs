@@ -1,5 +1,5 @@
 //! SOCKS5 without authentication (RFC 1928): CONNECT only. A client is answered after the far end has really dialled,
-//! with the code that says best how that went. Until it has said what it wants it is bounded: in number, bytes and time.
+//! with the code that says best how that went. Until it has said what it wants it is bounded in number, bytes and time.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -196,8 +196,8 @@ enum Unserved {
     Gone,
 }
 
-/// A client may send its greeting, its request and the beginning of its payload without waiting; what does not fit stays
-/// in the socket.
+/// A client may send its greeting, its request and the beginning of its payload without waiting; what does not fit
+/// stays in the socket.
 const INPUT_MAX: usize = 2 * MESSAGE_MAX;
 
 /// The far end does not say from which address it dials.

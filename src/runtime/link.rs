@@ -44,7 +44,8 @@ impl Sender {
                         poll_fn(|cx| self.tx.poll_close(cx)).await
                     };
                     // Nothing depends on the goodbye being heard.
-                    let _unheard = tokio::time::timeout(CLOSE_DEADLINE, goodbye).await;
+                    let heard = tokio::time::timeout(CLOSE_DEADLINE, goodbye).await;
+                    tracing::debug!(link = %self.id, ?heard, "goodbye");
                 }
                 LinkEnd::Closed(reason)
             }

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use crate::config::{self, Certificate, Listen};
 use crate::site::edges;
 use crate::site::params;
-use crate::transport::auth::{self, Allowance, ServerIdentity};
+use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};
 use crate::transport::{Raw, TransportKind, quic, ws};
@@ -22,6 +22,8 @@ use super::hub::Hub;
 
 const ALPN_H3: &[u8] = b"h3";
 const ALPN_HTTP: &[u8] = b"http/1.1";
+/// A visitor of the decoy counts among the unauthenticated until he leaves; who says nothing more leaves soon.
+const VISITOR_IDLE: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of something.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -34,8 +36,8 @@ pub(super) struct Bound {
 
 #[derive(Debug)]
 enum Socket {
-    Ws(TcpListener, ws::AcceptOptions),
-    Quic(quic::Listener),
+    Ws(TcpListener, Box<ws::AcceptOptions>),
+    Quic(Box<quic::Listener>),
 }
 
 impl Bound {
@@ -44,8 +46,8 @@ impl Bound {
     }
 }
 
-/// Binds one `[[listen]]`.
-pub(super) fn bind(listen: &Listen) -> anyhow::Result<Bound> {
+/// Binds one `[[listen]]`. Whoever has not said what he wants after `time` is shown out.
+pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
     let named = || format!("cannot listen on {} {}", listen.transport, listen.address);
     let certificates = listen.certificate.as_ref().map(load).transpose()?.map(Arc::new);
     match listen.transport {
@@ -53,14 +55,16 @@ pub(super) fn bind(listen: &Listen) -> anyhow::Result<Bound> {
             let certificates = certificates.context("QUIC needs a certificate")?;
             let tls = tls::server_config(certificates, &[ALPN_H3])?;
             let listener = quic::Listener::bind(listen.address, &tls, quic::Params::default()).with_context(named)?;
-            Ok(Bound { address: listener.local_addr().with_context(named)?, socket: Socket::Quic(listener) })
+            Ok(Bound { address: listener.local_addr().with_context(named)?, socket: Socket::Quic(Box::new(listener)) })
         }
         TransportKind::Ws | TransportKind::Mem => {
             let listener = TcpListener::from_std(edges::bind(listen.address)?).with_context(named)?;
             let mut options = ws::AcceptOptions::new(listen.path.clone());
             options.tls = certificates.map(|c| tls::server_config(c, &[ALPN_HTTP])).transpose()?;
             options.decoy = Arc::new(decoy(&listen.decoy));
-            Ok(Bound { address: listener.local_addr()?, socket: Socket::Ws(listener, options) })
+            options.head_timeout = time;
+            options.idle_timeout = VISITOR_IDLE;
+            Ok(Bound { address: listener.local_addr()?, socket: Socket::Ws(listener, Box::new(options)) })
         }
     }
 }
@@ -80,7 +84,7 @@ fn decoy(decoy: &config::Decoy) -> ws::Decoy {
         config::Decoy::Redirect(url) => ws::Decoy::Redirect(url.clone()),
         config::Decoy::Upstream { host, port } => {
             ws::Decoy::Upstream(ws::Upstream { host: host.to_string(), port: *port, tls: None })
-        },
+        }
     }
 }
 
@@ -112,11 +116,11 @@ impl Acceptor {
         let task = match bound.socket {
             Socket::Ws(listener, options) => {
                 tracing::info!(address = %bound.address, path = options.path, "listening for WebSockets");
-                spawn_local(acceptor.serve_ws(listener, Rc::new(options)))
+                spawn_local(acceptor.serve_ws(listener, Rc::from(options)))
             }
             Socket::Quic(listener) => {
                 tracing::info!(address = %bound.address, "listening for QUIC");
-                spawn_local(acceptor.serve_quic(listener))
+                spawn_local(acceptor.serve_quic(*listener))
             }
         };
         task.abort_handle()
@@ -175,7 +179,11 @@ impl Acceptor {
     async fn prove(&self, raw: Raw, ticket: Ticket, remote: SocketAddr) {
         match auth::respond(raw, &self.identity, &*self.hub, ticket.allowance()).await {
             Ok(admitted) => self.hub.admit(admitted),
-            Err(error) => tracing::info!(%remote, %error, "connection not admitted"),
+            Err(error @ (AuthError::Declined { .. } | AuthError::Unproven { .. })) => {
+                tracing::info!(%remote, %error, "connection not admitted");
+            }
+            // Strangers knock all day; what they wanted is of interest only to somebody who looks for it.
+            Err(error) => tracing::debug!(%remote, %error, "connection not admitted"),
         }
     }
 }

@@ -129,7 +129,8 @@ impl Admission for Hub {
     }
 
     fn check(&self, peer: &PublicKey, offer: Offer) -> Result<(), Refusal> {
-        if self.draining.load(Ordering::Relaxed) {
+        // A session that is to end in peace may need another link for it; a new one would have nothing to do.
+        if self.draining.load(Ordering::Relaxed) && matches!(offer, Offer::Create) {
             return Err(Refusal::new(RefusalCode::GoingAway, "shutting down"));
         }
         let sessions = self.sessions().values().filter(|owner| *owner == peer).count();

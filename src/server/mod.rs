@@ -42,7 +42,9 @@ impl Server {
     /// # Errors
     /// Names the address that could not be bound, or the certificate that could not be loaded.
     pub fn bind(config: config::Server) -> anyhow::Result<Self> {
-        let bound = config.listens.iter().map(accept::bind).collect::<anyhow::Result<Vec<_>>>()?;
+        let time = config.handshake.timeout;
+        let bound =
+            config.listens.iter().map(|listen| accept::bind(listen, time)).collect::<anyhow::Result<Vec<_>>>()?;
         let edges = config
             .peers
             .iter()
@@ -90,10 +92,11 @@ impl Server {
         tracing::info!(site = config.site.name, peers = config.peers.len(), "server is up");
         shutdown.await;
         tracing::info!("shutting down");
+        // Links are taken to the end: a stream that is to finish may lose those it has.
+        hub.shutdown(DRAIN).await;
         for task in accepting {
             task.abort();
         }
-        hub.shutdown(DRAIN).await;
         drop(status);
         Ok(())
     }
@@ -104,6 +107,7 @@ impl Server {
 /// # Errors
 /// What keeps it from starting.
 pub fn run(config: config::Server) -> anyhow::Result<()> {
+    crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async { Server::bind(config)?.run(crate::runtime::signal::terminated()).await })
 }

@@ -107,7 +107,14 @@ impl Worker {
             let state = PeerState { config, slot, served, accepting, sessions: RefCell::default() };
             peers.insert(index, Rc::new(state));
         }
-        Ok(Self { peers, performance: share.performance, liveness: share.liveness, hub, reporter: Rc::default(), foreign })
+        Ok(Self {
+            peers,
+            performance: share.performance,
+            liveness: share.liveness,
+            hub,
+            reporter: Rc::default(),
+            foreign,
+        })
     }
 
     async fn run(self, mut inbox: mpsc::Receiver<Command>) {
@@ -116,10 +123,27 @@ impl Worker {
                 Command::Link { peer, admitted } => self.link(peer, *admitted),
                 Command::Status(answer) => self.tell(answer),
                 Command::Shutdown(patience, done) => {
-                    self.shutdown(patience).await;
+                    self.wind_up(patience, inbox).await;
+                    // Whoever asked may have left.
                     let _left = done.send(());
                     return;
                 }
+            }
+        }
+    }
+
+    /// Ends the sessions, and goes on answering meanwhile: a drain is when somebody wants to see what is left.
+    async fn wind_up(&self, patience: Duration, mut inbox: mpsc::Receiver<Command>) {
+        let mut ended = std::pin::pin!(self.shutdown(patience));
+        loop {
+            tokio::select! {
+                () = &mut ended => return,
+                Some(command) = inbox.recv() => match command {
+                    Command::Link { peer, admitted } => self.link(peer, *admitted),
+                    Command::Status(answer) => self.tell(answer),
+                    // It is under way; this asker learns of its end by the channel's.
+                    Command::Shutdown(..) => {}
+                },
             }
         }
     }

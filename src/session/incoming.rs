@@ -13,7 +13,7 @@ use super::ids::Mark;
 use super::stream::{Life, Opening};
 use super::{Event, Session, TOMBS_MAX, Violation};
 
-/// An acknowledgement is sent at once after this many bytes (or a quarter of the window, see [`Session::on_data`]): often
+/// An acknowledgement is sent at once after this many bytes (or half the first window): often
 /// enough to free the peer's replay buffer, seldom enough to cost nothing.
 const ACK_EVERY: u64 = 256 * 1024;
 
@@ -166,7 +166,7 @@ impl Session {
         if arrival.readable {
             self.events.push_back(Event::Readable(id));
         }
-        let soon = stream.unacked >= ACK_EVERY.min(self.params.stream_window / 4) || arrival.fresh == 0;
+        let soon = stream.unacked >= ACK_EVERY.min(self.params.stream_window / 2) || arrival.fresh == 0;
         if arrival.dropped > 0 {
             self.release(id, arrival.dropped as usize, now);
         }

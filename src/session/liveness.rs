@@ -98,7 +98,8 @@ impl Liveness {
     /// Something arrived. Returns whether the link was suspect until now.
     pub fn on_rx(&mut self, now: Instant) -> bool {
         self.last_rx = now;
-        self.waiting = None;
+        // A ping that is due and not yet taken by the transport goes on waiting, or nobody would ever miss its answer.
+        self.waiting = self.ping_due.then_some(now);
         let forgiven = self.suspect.take().is_some();
         if forgiven {
             self.next_ping = now;
@@ -245,6 +246,7 @@ impl Liveness {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests {
     use std::collections::VecDeque;
 
@@ -306,6 +308,23 @@ mod tests {
         assert!(live.on_rx(now + MS));
         assert_eq!(live.suspect_since(), None);
         assert!(!live.on_rx(now + 2 * MS), "forgiven once");
+    }
+
+    #[test]
+    fn a_ping_that_cannot_be_sent_makes_the_link_suspect_and_dead_in_the_end() {
+        let (mut live, start) = settled(100 * MS);
+        // The ping falls due while the transport takes nothing; then something arrives, and nothing more.
+        let mut now = live.poll_timeout();
+        live.handle_timeout(now);
+        live.on_rx(now + MS);
+        let mut verdicts = Vec::new();
+        while verdicts.last() != Some(&Verdict::Dead) {
+            let next = live.poll_timeout();
+            assert!(next > now, "the deadline must advance, at {:?}", now - start);
+            now = next;
+            verdicts.push(live.handle_timeout(now));
+        }
+        assert!(verdicts.contains(&Verdict::Suspect), "{verdicts:?}");
     }
 
     #[test]

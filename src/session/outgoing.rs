@@ -71,9 +71,12 @@ impl Session {
         if !stream.is_live() || stream.unsure {
             return 0;
         }
-        if stream.opening == Opening::ToSend {
+        // A stream that changes its link before the peer is known to have its OPEN takes the OPEN along: on the other link
+        // it may be overtaken. A repeat does no harm.
+        if !stream.is_known() && (stream.opening == Opening::ToSend || stream.opened_on & (1 << slot) == 0) {
             stream.opening = Opening::Sent;
             stream.announced = true;
+            stream.opened_on |= 1 << slot;
             let frame = Frame::Open {
                 stream: id,
                 class: stream.class,

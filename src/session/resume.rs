@@ -34,6 +34,7 @@ impl Session {
         let bit = 1u64 << slot;
         let mut repeat = Vec::new();
         for stream in self.streams.values_mut() {
+            stream.opened_on &= !bit;
             if stream.slots & bit != 0 {
                 stream.slots &= !bit;
                 stream.unsure |= !stream.send.is_settled() || !stream.is_known();

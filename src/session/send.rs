@@ -85,10 +85,6 @@ impl SendHalf {
         self.end
     }
 
-    pub(crate) fn credit(&self) -> u64 {
-        self.credit
-    }
-
     /// Returns whether more may be sent than before.
     pub(crate) fn raise_credit(&mut self, credit: u64) -> bool {
         let raised = credit > self.credit;

@@ -80,6 +80,8 @@ pub(crate) struct Stream {
     pub(crate) parked: bool,
     /// Link slots that may hold unacknowledged data of this stream, a bit each.
     pub(crate) slots: u64,
+    /// Link slots on which its OPEN was sent, a bit each: until the peer is known to have it, nothing may overtake it.
+    pub(crate) opened_on: u64,
     /// A link that held data of this stream is lost; its fate is known after the peer's next statement.
     pub(crate) unsure: bool,
     /// Statement of the peer that named this stream last.

@@ -51,9 +51,9 @@ pub struct GateParams {
 
 impl Default for GateParams {
     /// Chosen. One address may be a CDN edge or a carrier's NAT with many sites behind it, each with a pool of links on
-    /// each uplink, and all of them come back at once after an outage. A handshake costs the server 345 µs of one core
-    /// and garbage 105 µs (measured on a server CPU of 2021), so 200 a second are 7 % of a core; 512 connections with
-    /// 16 KiB each are 8 MiB.
+    /// each uplink, and all of them come back at once after an outage. A handshake costs the server 170 µs of one core
+    /// and garbage 55 µs (docs/security.md), so 200 a second are 3.4 % of a core; 512 connections with 16 KiB each are
+    /// 8 MiB.
     fn default() -> Self {
         const fn n(value: u32) -> NonZeroU32 {
             NonZeroU32::new(value).expect("the constants below are not zero")

@@ -14,10 +14,13 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Bytes that may wait unsent in the kernel before the socket stops being writable (`TCP_NOTSENT_LOWAT`, the idea of
-/// <https://lwn.net/Articles/560082/>). Wake-ups come when half of it is left, so that a sender of 64 KiB batches at
-/// 10 Gbit/s (50 us each) never runs dry, while at 20 Mbit/s no more than 50 ms wait where the scheduler cannot reach.
-pub const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// Bytes that may wait unsent in the kernel (`TCP_NOTSENT_LOWAT`, <https://lwn.net/Articles/560082/>), at most: a sender of
+/// 64 KiB batches at 10 Gbit/s (50 us each) never runs dry with it.
+pub const UNSENT_MAX: u32 = 128 * 1024;
+/// The same at least: below a few segments the kernel would be asked for every one of them.
+pub const UNSENT_MIN: u32 = 8 * 1024;
+/// What a link starts with.
+pub const UNSENT_START: u32 = 32 * 1024;
 
 /// The kernel gives a connection up when data stays unacknowledged for so long. Above the session's own dead time (60 s),
 /// which is the one that decides; this one only frees what a vanished process left behind.
@@ -64,13 +67,33 @@ pub fn tcp_socket(remote: &SocketAddr, bind: &Bind) -> io::Result<TcpSocket> {
 pub fn tune(tcp: &TcpStream) {
     let socket = SockRef::from(tcp);
     let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_START);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
     let rtt = tcp_info(tcp).map_or(Duration::ZERO, |info| info.rtt);
     for name in congestion_for(rtt) {
         if socket.set_tcp_congestion(name.as_bytes()).is_ok() {
             break;
         }
+    }
+}
+
+/// What may wait unsent at this delivery rate (bytes/s). The kernel calls the socket writable when less than half of it
+/// waits, so half of it is 5 ms of the link's time: what waits longer than that is out of the scheduler's reach, where
+/// a keystroke cannot overtake a download; and 5 ms are plenty for this process to be woken and to write more.
+pub fn unsent_for(delivery_rate: u64) -> u32 {
+    const PER_SECOND: u64 = 100;
+    u32::try_from(delivery_rate / PER_SECOND).unwrap_or(u32::MAX).clamp(UNSENT_MIN, UNSENT_MAX)
+}
+
+/// Sets what may wait unsent by the rate that the kernel measures, if it differs much from `current`. Gives the value in
+/// force.
+pub fn adapt_unsent(tcp: &TcpStream, current: u32) -> u32 {
+    let Ok(info) = tcp_info(tcp) else { return current };
+    let wanted = unsent_for(info.delivery_rate);
+    if wanted.abs_diff(current) > current / 4 && SockRef::from(tcp).set_tcp_notsent_lowat(wanted).is_ok() {
+        wanted
+    } else {
+        current
     }
 }
 
@@ -144,8 +167,8 @@ pub fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
     })
 }
 
-/// Whether the kernel would call the socket writable at this moment, which with [`NOTSENT_LOWAT`] means that little
-/// waits in it unsent. When it is not, the kernel will announce the change to epoll: asking arms that announcement
+/// Whether the kernel would call the socket writable at this moment, which means that little waits in it unsent
+/// (see [`unsent_for`]). When it is not, the kernel will announce the change to epoll: asking arms that announcement
 /// (`SOCK_NOSPACE` in `tcp_poll`), which otherwise only a failed write does.
 ///
 /// # Errors
@@ -208,7 +231,7 @@ mod tests {
             sent += n;
         }
         assert!(!is_writable(a.as_fd()).unwrap());
-        assert!(tcp_info(&a).unwrap().notsent > NOTSENT_LOWAT / 2, "a backlog is what made it so");
+        assert!(tcp_info(&a).unwrap().notsent > UNSENT_START / 2, "a backlog is what made it so");
         let mut buffer = vec![0; 65_536];
         let mut got = 0;
         while got < sent {
@@ -216,6 +239,14 @@ mod tests {
         }
         a.writable().await.unwrap();
         assert!(is_writable(a.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn little_waits_in_the_kernel_of_a_slow_link() {
+        for (mbit, unsent) in [(0, UNSENT_MIN), (1, UNSENT_MIN), (20, 25_000), (50, 62_500), (1000, UNSENT_MAX)] {
+            assert_eq!(unsent_for(mbit * 1_000_000 / 8), unsent, "at {mbit} Mbit/s");
+        }
+        assert_eq!(unsent_for(u64::MAX), UNSENT_MAX);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! SOCKS version 5 (RFC 1928), the server's side: greeting and request are read, method choice and reply are written.
-//! Reads need the whole message and take nothing when it is not there yet, so a caller keeps what it has and tries again
-//! with more; no message is longer than [`MESSAGE_MAX`]. What is dialled, and when the answer is due, is the listener's.
+//! Reads need the whole message and take nothing when it is not there yet, so a caller keeps what it has and tries
+//! again with more; no message is longer than [`MESSAGE_MAX`]. What is dialled, and when the answer is due, is the
+//! listener's.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -15,6 +15,7 @@ mod relay;
 mod report;
 mod soak;
 mod sockets;
+mod stats;
 mod subject;
 
 use std::net::SocketAddr;

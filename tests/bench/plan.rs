@@ -9,7 +9,8 @@ use tokio::time::sleep;
 use crate::far::Far;
 use crate::near::{self, Bulk, Direction};
 use crate::proc;
-use crate::report::{End, Forward, Metric, Report, median, quantile};
+use crate::report::{End, Forward, Metric, Report};
+use crate::stats::{median, quantile};
 use crate::subject::{Kind, Subject};
 
 /// How much of everything.

@@ -9,6 +9,7 @@ use std::{fs, thread};
 use anyhow::{Context as _, Result};
 
 use crate::near::Direction;
+use crate::stats::median;
 use crate::subject::Kind;
 use crate::{proc, sockets};
 
@@ -188,20 +189,6 @@ impl Report {
             met.map_or("", |met| if met { "met" } else { "**not met**" }),
         );
     }
-}
-
-/// The value in the middle; the mean of the two in the middle for an even number.
-pub(crate) fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let upper = *sorted.get(sorted.len() / 2)?;
-    if sorted.len() % 2 == 1 { Some(upper) } else { Some((sorted[sorted.len() / 2 - 1] + upper) / 2.0) }
-}
-
-/// The value that `share` of `sorted` does not exceed (nearest rank).
-pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied()
 }
 
 #[derive(Clone, Copy)]

@@ -311,9 +311,8 @@ impl Emulator {
             }
             Request::Quit => self.quit = true,
         }
-        match &mut self.kernel {
-            Some(kernel) => apply_to_kernel(kernel, &self.links, now).map_err(|e| e.to_string())?,
-            None => {}
+        if let Some(kernel) = &mut self.kernel {
+            apply_to_kernel(kernel, &self.links, now).map_err(|e| e.to_string())?;
         }
         Ok(String::new())
     }

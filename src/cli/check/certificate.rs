@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -79,8 +78,7 @@ fn pem_problem(error: pem::Error) -> String {
 }
 
 fn in_force(findings: &mut Findings, file: &Path, leaf: &CertificateDer<'_>) {
-    #[expect(clippy::disallowed_methods, reason = "certificates are dated by the wall clock, and so is this message")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed());
+    let now = crate::runtime::clock::wall();
     if let Some(warning) = Validity::of(leaf).and_then(|validity| doubt(validity, now)) {
         findings.warning(format!("listen.certificate: {} {warning}", file.display()));
     }

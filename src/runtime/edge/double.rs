@@ -1,5 +1,5 @@
-//! A stream in memory whose two ends hold their users to the contract of [`StreamEnd`]: a chunk longer than was allowed,
-//! a byte released twice or anything sent after the end panics.
+//! A stream in memory whose two ends hold their users to the contract of [`StreamEnd`]: a chunk longer than was
+//! allowed, a byte released twice or anything sent after the end panics.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -192,8 +192,11 @@ impl StreamEnd for Double {
 
     fn stop(&mut self, code: Code) {
         let mut shared = self.shared.borrow_mut();
-        shared.ways[1 - self.side].stopped = Some(code);
-        shared.ways[1 - self.side].queue.clear();
+        let way = &mut shared.ways[1 - self.side];
+        way.stopped = Some(code);
+        let undelivered: usize = way.queue.drain(..).map(|chunk| chunk.len()).sum();
+        way.delivered += undelivered;
+        way.released += undelivered;
         shared.wake(1 - self.side);
     }
 }

@@ -1,8 +1,7 @@
 //! One connection's two directions between a local TCP socket and a tunnel stream, as state and two polls. Nothing is
-//! held while a connection is idle: reads go through one buffer per thread, and what the tunnel delivers stays in the
-//! chunks it came in. What the two directions mean for each other is decided in [`super::relay`].
+//! held while a connection is idle: reads go through buffers of the thread, and what the tunnel delivers stays in
+//! the chunks it came in. What the two directions mean for each other is decided in [`mod@super::relay`].
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -11,11 +10,12 @@ use std::net::Shutdown;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use super::buffer;
 use super::counters::Traffic;
 use super::end::StreamEnd;
 use super::relay::End;
@@ -26,10 +26,6 @@ use crate::wire::code::Code;
 const TURN_BYTES: usize = 256 * 1024;
 /// System calls that one direction makes before it lets others have their turn.
 const TURN_CALLS: usize = 16;
-/// A read asks for this much at most; it is what the tunnel takes in one piece.
-const READ_MAX: usize = 64 * 1024;
-/// A chunk below this is copied out of the read buffer, so that no chunk pins more than four times its size.
-const COPY_BELOW: usize = READ_MAX / 4;
 /// Chunks written to the socket with one call.
 const WRITE_SLICES: usize = 64;
 /// An empty queue of chunks keeps room for this many.
@@ -260,30 +256,13 @@ impl<S> fmt::Debug for Flow<S> {
     }
 }
 
-thread_local! {
-    static READ_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-}
-
-/// Reads up to `room` bytes (at least 1), and no more than [`READ_MAX`]; empty at the end of the socket's data.
+/// Reads up to `room` bytes (at least 1), and no more than [`buffer::SIZE`]; empty at the end of the socket's data.
 ///
-/// The chunk shares the thread's buffer unless it is small; the rest of the buffer serves the next reads, until it is
-/// too short to be worth a call. (`read_buf` reads into uninitialised memory, and knows from a short read that the
-/// socket is empty: the next poll needs no system call to find out.)
+/// `read_buf` reads into uninitialised memory, and knows from a short read that the socket is empty: the next poll
+/// needs no system call to find out.
 fn poll_read(cx: &mut Context<'_>, socket: &mut TcpStream, room: usize) -> Poll<io::Result<Bytes>> {
-    READ_BUFFER.with_borrow_mut(|buffer| {
-        if buffer.capacity() < COPY_BELOW {
-            *buffer = BytesMut::with_capacity(READ_MAX);
-        }
-        let count = {
-            let mut window = (&mut *buffer).limit(room);
-            ready!(pin!(socket.read_buf(&mut window)).poll(cx))?
-        };
-        Poll::Ready(Ok(if count < COPY_BELOW {
-            let chunk = Bytes::copy_from_slice(buffer);
-            buffer.clear();
-            chunk
-        } else {
-            buffer.split().freeze()
-        }))
-    })
+    let room = room.min(buffer::SIZE);
+    let (read, chunk) = buffer::fill(|buffer| pin!(socket.read_buf(&mut buffer.limit(room))).poll(cx));
+    ready!(read)?;
+    Poll::Ready(Ok(chunk))
 }

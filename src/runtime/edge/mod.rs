@@ -2,6 +2,7 @@
 //! TCP connection and a stream, and counters. They stand here, because listeners and connectors do not know
 //! each other; whose connection it is, and who dials what, is decided there.
 
+mod buffer;
 pub mod counters;
 #[cfg(test)]
 pub(crate) mod double;

@@ -36,11 +36,11 @@ pub enum End {
     Remote(StreamError),
 }
 
-/// Carries bytes both ways until both directions have ended. The socket is to be dropped afterwards, and so is the flow.
+/// Carries bytes both ways until both directions have ended. Socket and flow are to be dropped afterwards.
 ///
 /// # Cancel safety
-/// Bytes that were read are in the stream and bytes that were received are in the flow, so the future can be dropped and
-/// made anew at any time.
+/// Bytes that were read are in the stream and bytes that were received are in the flow, so the future can be dropped
+/// and made anew at any time.
 pub async fn relay<S: StreamEnd>(socket: &mut TcpStream, flow: &mut Flow<S>, traffic: &Traffic) -> End {
     let Err(end) = carry(socket, flow, traffic).await else { return End::Clean };
     match &end {

@@ -97,7 +97,7 @@ async fn exchange(
     let second = link.recv(MESSAGE_MAX).await.map_err(unanswered)?;
     *answered = true;
     let (payload, secrets) = initiator.finish(&second).map_err(|e| match e {
-        NoiseError::Open | NoiseError::Length(_) => AuthError::WrongAnswer,
+        NoiseError::Open | NoiseError::Length(_) | NoiseError::WeakKey => AuthError::WrongAnswer,
         NoiseError::Local(_) => local(e),
     })?;
     let welcome = hello::decode_answer(&payload)?.map_err(AuthError::Refused)?;

@@ -142,7 +142,7 @@ async fn exchange(
     let first = link.recv().await?;
     let ephemeral = Ephemeral::from_random_bytes(random()?);
     let (payload, key, responder) = Responder::read(&id.key, ephemeral, &first).map_err(|e| match e {
-        NoiseError::Open | NoiseError::Length(_) => AuthError::Stranger,
+        NoiseError::Open | NoiseError::Length(_) | NoiseError::WeakKey => AuthError::Stranger,
         NoiseError::Local(_) => local(e),
     })?;
     let peer = admission.peer(&key).ok_or(AuthError::UnknownPeer(key))?;

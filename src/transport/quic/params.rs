@@ -11,7 +11,7 @@ use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
-use super::congestion::{Factory, Rate};
+use super::congestion::{Factory, ModelConfig, Rate};
 use crate::transport::LinkError;
 
 /// What every endpoint offers and asks for: to an observer the connection is HTTP/3 (RFC 9114 §3.1).
@@ -104,7 +104,7 @@ impl Params {
 
     fn controller(&self, rate: &Arc<Rate>) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self.congestion {
-            Congestion::Rate => Factory::new(CubicConfig::default(), rate.clone()),
+            Congestion::Rate => Factory::new(ModelConfig, rate.clone()),
             Congestion::Cubic => Factory::new(CubicConfig::default(), rate.clone()),
             Congestion::Bbr => Factory::new(BbrConfig::default(), rate.clone()),
         }

@@ -289,16 +289,16 @@ impl Tx {
         Ok(self.runs.is_empty())
     }
 
-    /// Adapts quinn's send window, about once per round trip.
+    /// Adapts quinn's send window to the congestion window.
     fn tune_window(&mut self) {
         let starved = self.waited && self.rate.idle_acks() != self.idle_seen;
-        if self.written < self.window.current() && !starved {
-            return;
+        if starved || self.written >= self.window.current() {
+            self.window.learn(starved);
+            (self.written, self.waited) = (0, false);
         }
-        if let Some(window) = self.window.update(self.rate.cwnd(), starved) {
+        if let Some(window) = self.window.update(self.rate.cwnd()) {
             self.connection.set_send_window(window);
         }
-        (self.written, self.waited) = (0, false);
     }
 
     fn want(&self) -> usize {

@@ -32,20 +32,22 @@ impl SendWindow {
         Self { factor: 2.0, max, current: INITIAL.min(max) }
     }
 
-    /// What quinn is to be told, if it differs enough from what it was told last.
-    ///
-    /// `cwnd` is the congestion window in bytes. To be asked about once per window of bytes written; `starved` says
-    /// whether since then the connection had nothing to send although we had.
-    pub(super) fn update(&mut self, cwnd: u64, starved: bool) -> Option<u64> {
-        // Up by a quarter in a round trip, down by a half in about 35 of them.
-        let factor = if starved { self.factor * 1.25 } else { self.factor * 0.98 };
-        self.factor = factor.clamp(FACTOR_MIN, FACTOR_MAX);
+    /// What quinn is to be told of a connection whose congestion window is `cwnd` bytes, if it differs enough from what it
+    /// was told last.
+    pub(super) fn update(&mut self, cwnd: u64) -> Option<u64> {
         let wanted = ((cwnd as f64 * self.factor) as u64 + EXTRA).min(self.max);
         if wanted.abs_diff(self.current) * 16 < self.current {
             return None;
         }
         self.current = wanted;
         Some(wanted)
+    }
+
+    /// Learns, about once per window of bytes written, whether the connection had nothing to send although we had.
+    pub(super) fn learn(&mut self, starved: bool) {
+        // Up by a quarter in a round trip, down by a half in about 35 of them.
+        let factor = if starved { self.factor * 1.25 } else { self.factor * 0.98 };
+        self.factor = factor.clamp(FACTOR_MIN, FACTOR_MAX);
     }
 
     /// The window in force, in bytes.
@@ -63,10 +65,9 @@ mod tests {
     #[test]
     fn a_smooth_path_keeps_little_more_than_its_congestion_window() {
         let mut window = SendWindow::new(64 * MIB);
-        for _ in 0..100 {
-            window.update(4 * MIB, false);
-        }
-        assert!((5 * MIB..=6 * MIB).contains(&window.current()), "{}", window.current());
+        (0..100).for_each(|_| window.learn(false));
+        let told = window.update(4 * MIB).unwrap();
+        assert!((5 * MIB..=6 * MIB).contains(&told), "{told}");
     }
 
     #[test]
@@ -74,23 +75,20 @@ mod tests {
         let mut window = SendWindow::new(16 * MIB);
         let mut last = 0;
         for _ in 0..4 {
-            window.update(2 * MIB, true);
-            assert!(window.current() > last);
-            last = window.current();
+            window.learn(true);
+            let told = window.update(2 * MIB).unwrap();
+            assert!(told > last);
+            last = told;
         }
-        for _ in 0..20 {
-            window.update(4 * MIB, true);
-        }
-        assert_eq!(window.current(), 16 * MIB);
+        (0..20).for_each(|_| window.learn(true));
+        assert_eq!(window.update(4 * MIB), Some(16 * MIB));
     }
 
     #[test]
     fn small_changes_are_not_worth_telling() {
         let mut window = SendWindow::new(64 * MIB);
-        for _ in 0..100 {
-            window.update(4 * MIB, false);
-        }
-        assert_eq!(window.update(4 * MIB + 1000, false), None);
-        assert!(window.update(2 * MIB, false).is_some());
+        assert!(window.update(4 * MIB).is_some());
+        assert_eq!(window.update(4 * MIB + 1000), None);
+        assert!(window.update(2 * MIB).is_some());
     }
 }

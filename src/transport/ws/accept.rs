@@ -28,6 +28,10 @@ use crate::transport::sockopt;
 /// Requests answered on one connection; nginx's `keepalive_requests` in earlier versions.
 const REQUESTS_MAX: usize = 100;
 
+/// How long, and for how much, a connection is listened to after its end.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;
+
 /// What a listener does with connections.
 #[derive(Clone, Debug)]
 pub struct AcceptOptions {
@@ -86,10 +90,7 @@ pub async fn accept(tcp: TcpStream, remote: SocketAddr, options: &AcceptOptions)
         } else {
             timeout(options.idle_timeout, connection.head()).await
         };
-        let head = match head.map_err(|_| late())?? {
-            Some(head) => head,
-            None => break,
-        };
+        let Some(head) = head.map_err(|_| late())?? else { break };
         let request = match head.and_then(|head| Request::parse(&head).map(|request| (head, request))) {
             Ok((head, request)) => {
                 if request.target == options.path
@@ -110,9 +111,23 @@ pub async fn accept(tcp: TcpStream, remote: SocketAddr, options: &AcceptOptions)
             After::Close => break,
         }
     }
-    // A goodbye in the way of TLS; whether the client waits for it is its affair.
-    let _ = timeout(Duration::from_secs(3), connection.stream.shutdown()).await;
+    // What fails from here on concerns nobody.
+    let _ = timeout(LINGER, leave(connection)).await;
     Ok(Accepted::Served)
+}
+
+/// Ends the connection, and reads what the client is still sending: closing a socket with unread bytes resets it, and the
+/// client would lose the last response (nginx's `lingering_close`).
+async fn leave(mut connection: Connection<Outer>) -> io::Result<()> {
+    connection.stream.shutdown().await?;
+    let mut left = LINGER_BYTES;
+    while let Some(bytes) = connection.some().await? {
+        match left.checked_sub(bytes.len()) {
+            Some(rest) => left = rest,
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 /// The response that makes a connection a WebSocket; `None` when the request does not ask for one by all rules.

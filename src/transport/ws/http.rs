@@ -456,6 +456,45 @@ mod tests {
         }
     }
 
+    /// Heads with damage, and noise: read or refused, never a panic, and a body never takes more than there is.
+    #[test]
+    fn damage_never_panics() {
+        const SEED: &[u8] =
+            b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4;e\r\nWiki\r\n0\r\nT: u\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut bytes = SEED.to_vec();
+            for _ in 0..random() % 4 {
+                let at = random() as usize % bytes.len();
+                match random() % 3 {
+                    0 => bytes[at] = random() as u8,
+                    1 => drop(bytes.remove(at)),
+                    _ => bytes.insert(at, b"\r\n: 0f;,"[random() as usize % 8]),
+                }
+            }
+            let Some(end) = head_end(&bytes, 0) else { continue };
+            let (head, body) = bytes.split_at(end);
+            let _ = Response::parse(head);
+            match Request::parse(head).and_then(|r| r.framing()) {
+                Ok(mut framing) => {
+                    read += 1;
+                    if let Ok(taken) = framing.take(body) {
+                        assert!(taken <= body.len());
+                    }
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(read > 1000 && refused > 1000, "{read} read and {refused} refused: the test tests something");
+    }
+
     #[tokio::test]
     async fn heads_are_cut_out_of_a_stream_and_too_long_ones_are_noticed() {
         let mut connection = Connection::new(&b"\r\nA\r\nb\r\n\r\nrest\n\n"[..]);

@@ -16,8 +16,9 @@ use crate::ids::Side;
 use crate::transport::LinkError;
 use crate::wire::ws::{Decoder, MESSAGE_MAX, Message, WsError};
 
-/// Bytes asked of the socket at once.
-const READ: usize = 256 * 1024;
+/// Bytes asked of the socket at once. Measured on Zen 3 (512 KiB of second-level cache): from 32 to 128 KiB a received GB
+/// costs the same, with 256 KiB and an arena of 512 it costs a tenth more.
+const READ: usize = 128 * 1024;
 /// Room for a read that goes into the arena itself: less would make the arena's last bytes expensive.
 const MIN_ROOM: usize = 64 * 1024;
 /// The same as [`READ`] before the peer is known: what a stranger can make us keep.
@@ -68,7 +69,7 @@ impl Opening {
             }
         }
         self.rest.clear();
-        self.rest.extend_from_slice(&input[at..]);
+        scratch::append(&mut self.rest, &input[at..]);
         if self.rest.is_empty() {
             self.rest = Vec::new();
         }
@@ -107,6 +108,14 @@ impl Incoming {
         self.decoder.next(&mut self.plain)
     }
 
+    /// Whether the peer has asked for a new key of ours since the last call.
+    pub(super) fn take_key_request(&mut self) -> bool {
+        match &mut self.source {
+            Source::Records(_, opening) => opening.opener.take_update_request(),
+            Source::Plain(_) | Source::Rustls(_) => false,
+        }
+    }
+
     /// Waits for more bytes. To be called when [`Self::next`] has nothing.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         let before = self.plain.len();
@@ -142,7 +151,7 @@ impl Incoming {
                 }
                 let kept = opening.rest.len();
                 scratch::with_read_buffer(self.read_size + RECORD_MAX, |buffer| {
-                    buffer[..kept].copy_from_slice(&opening.rest);
+                    scratch::copy(&mut buffer[..kept], &opening.rest);
                     let mut read = ReadBuf::new(buffer);
                     read.set_filled(kept);
                     ready!(Pin::new(half).poll_read(cx, &mut read))?;
@@ -175,7 +184,7 @@ fn check_end(count: usize) -> Result<(), LinkError> {
 fn make_room(plain: &mut BytesMut, count: usize) {
     if plain.capacity() - plain.len() < count {
         let mut arena = scratch::take_arena(plain.len() + count);
-        arena.extend_from_slice(plain);
+        scratch::append_bytes(&mut arena, plain);
         scratch::give_arena(std::mem::replace(plain, arena));
     }
 }

@@ -23,6 +23,7 @@ mod decoy;
 mod dial;
 mod http;
 mod incoming;
+mod keys;
 mod link;
 mod outgoing;
 mod record;

@@ -2,13 +2,13 @@
 //!
 //! Why an own one: rustls copies every byte twice on each side of the cipher and allocates per 16 KiB record. Here a
 //! record is sealed from the buffer it was built in into the buffer that is written, and opened from the read buffer into
-//! the memory that the frames share, so that the cipher is the copy. It decides nothing about keys: they come from
-//! rustls, and rustls' suites are used through aws-lc-rs.
+//! the memory that the frames share, so that the cipher is the copy. It decides when a key is replaced; where keys come
+//! from is the business of `keys`.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::Aad;
 use bytes::BytesMut;
-use rustls::ConnectionTrafficSecrets;
 
+use super::keys::{Key, broken};
 use super::scratch::Buffer;
 use crate::transport::LinkError;
 
@@ -29,62 +29,48 @@ const APPLICATION_DATA: u8 = 23;
 /// Messages after the handshake (RFC 8446 §4).
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
+const UPDATE_NOT_REQUESTED: u8 = 0;
+const UPDATE_REQUESTED: u8 = 1;
 
 /// Longest message after the handshake: a session ticket is at most 64 KiB and a few fields.
 const MESSAGE_MAX: usize = 0x1_0000 + 0x200;
 
-/// Records that one key may protect: RFC 8446 §5.5 allows 2^24.5 of full size for AES-GCM; rustls stops at 2^24.
-const RECORDS_MAX: u64 = 1 << 24;
-
-/// One direction's key, nonce base and record counter (RFC 8446 §5.3).
-struct Key {
-    key: LessSafeKey,
-    iv: [u8; 12],
-    seq: u64,
-}
-
-impl Key {
-    fn new(seq: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, LinkError> {
-        let (algorithm, key, iv) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
-            _ => return Err(LinkError::Tls("cipher suite without a record layer".into())),
-        };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| broken("key"))?;
-        let iv = iv.as_ref().try_into().map_err(|_| broken("nonce"))?;
-        Ok(Self { key: LessSafeKey::new(key), iv, seq })
-    }
-
-    /// The nonce of the next record.
-    fn nonce(&mut self) -> Nonce {
-        let mut nonce = self.iv;
-        for (byte, seq) in nonce[4..].iter_mut().zip(self.seq.to_be_bytes()) {
-            *byte ^= seq;
-        }
-        self.seq += 1;
-        Nonce::assume_unique_for_key(nonce)
-    }
-}
-
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key").field("seq", &self.seq).finish_non_exhaustive()
-    }
-}
+/// Records that one key protects: RFC 8446 §5.5 allows 2^24.5 of full size for AES-GCM. At 10 Gbit/s it is two minutes.
+const RECORDS_MAX: u64 = 1 << 23;
 
 /// Protects what is sent.
 #[derive(Debug)]
-pub(super) struct Protector(Key);
+pub(super) struct Protector {
+    key: Key,
+    records_max: u64,
+}
 
 impl Protector {
-    pub(super) fn new(seq: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, LinkError> {
-        Key::new(seq, secrets).map(Self)
+    pub(super) fn new(key: Key) -> Self {
+        Self { key, records_max: RECORDS_MAX }
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_records_max(&mut self, max: u64) {
+        self.records_max = max;
     }
 
     /// Appends `plain` to `out` as application data records.
     pub(super) fn data(&mut self, plain: &[u8], out: &mut Buffer) -> Result<(), LinkError> {
-        plain.chunks(PLAIN_MAX).try_for_each(|chunk| self.record(APPLICATION_DATA, chunk, out))
+        plain.chunks(PLAIN_MAX).try_for_each(|chunk| {
+            if self.key.seq() >= self.records_max {
+                self.update(out)?;
+            }
+            self.record(APPLICATION_DATA, chunk, out)
+        })
+    }
+
+    /// Appends the announcement of the next key (RFC 8446 §4.6.3), and uses that key from there on. Does not ask the peer
+    /// to do the same: it knows what it has sent.
+    pub(super) fn update(&mut self, out: &mut Buffer) -> Result<(), LinkError> {
+        self.record(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, UPDATE_NOT_REQUESTED], out)?;
+        self.key = self.key.next()?;
+        Ok(())
     }
 
     /// Appends the alert that ends the sending direction (RFC 8446 §6.1).
@@ -94,18 +80,12 @@ impl Protector {
     }
 
     fn record(&mut self, kind: u8, plain: &[u8], out: &mut Buffer) -> Result<(), LinkError> {
-        if self.0.seq >= RECORDS_MAX {
-            return Err(LinkError::Tls("key used up".into()));
-        }
         let sealed = plain.len() + 1 + TAG;
         let (head, rest) = out.grow(HEAD + sealed).split_at_mut(HEAD);
         head.copy_from_slice(&[APPLICATION_DATA, 3, 3, (sealed >> 8) as u8, sealed as u8]);
         let (body, tail) = rest.split_at_mut(plain.len());
-        let nonce = self.0.nonce();
-        self.0
-            .key
-            .seal_out_of_place_scatter(nonce, Aad::from(&*head), plain, body, &[kind], tail)
-            .map_err(|_| broken("seal"))
+        let (key, nonce) = self.key.step();
+        key.seal_out_of_place_scatter(nonce, Aad::from(&*head), plain, body, &[kind], tail).map_err(|_| broken("seal"))
     }
 }
 
@@ -115,11 +95,18 @@ pub(super) struct Opener {
     key: Key,
     /// A message of the handshake layer of which a part is missing.
     message: Vec<u8>,
+    /// The peer wants our key to be replaced.
+    update_requested: bool,
 }
 
 impl Opener {
-    pub(super) fn new(seq: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, LinkError> {
-        Ok(Self { key: Key::new(seq, secrets)?, message: Vec::new() })
+    pub(super) fn new(key: Key) -> Self {
+        Self { key, message: Vec::new(), update_requested: false }
+    }
+
+    /// Whether the peer has asked for [`Protector::update`] since the last call.
+    pub(super) fn take_update_request(&mut self) -> bool {
+        std::mem::take(&mut self.update_requested)
     }
 
     /// Opens the record at the front of `input`, appends its data to `plain` and returns the bytes it took; `None` when
@@ -137,8 +124,8 @@ impl Opener {
         let (body, tag) = sealed.split_at(len - TAG);
         let start = plain.len();
         plain.resize(start + body.len(), 0);
-        let nonce = self.key.nonce();
-        let opened = self.key.key.open_separate_gather(nonce, Aad::from(head), body, tag, &mut plain[start..]);
+        let (key, nonce) = self.key.step();
+        let opened = key.open_separate_gather(nonce, Aad::from(head), body, tag, &mut plain[start..]);
         if opened.is_err() {
             plain.truncate(start);
             return Err(LinkError::Tls("record does not open".into()));
@@ -183,18 +170,18 @@ impl Opener {
             if rest.len() < len {
                 return Ok(());
             }
-            match kind {
-                // Every link shakes hands in full.
-                NEW_SESSION_TICKET => {}
-                KEY_UPDATE => return Err(LinkError::Tls("the peer changes its key".into())),
+            match (kind, &rest[..len]) {
+                // A ticket that comes so late is not kept: those for the next dial came with the handshake.
+                (NEW_SESSION_TICKET, _) => {}
+                // Nothing may follow in a record that ends a key (RFC 8446 §5.1).
+                (KEY_UPDATE, [request @ (UPDATE_NOT_REQUESTED | UPDATE_REQUESTED)]) if rest.len() == len => {
+                    self.update_requested |= *request == UPDATE_REQUESTED;
+                    self.key = self.key.next()?;
+                }
                 _ => return Err(LinkError::Tls(format!("message of type {kind} after the handshake"))),
             }
             self.message.drain(..4 + len);
         }
         Ok(())
     }
-}
-
-fn broken(what: &str) -> LinkError {
-    LinkError::Tls(format!("record layer: {what}"))
 }

@@ -5,10 +5,10 @@ use std::cell::RefCell;
 
 use bytes::BytesMut;
 
-/// Size of an arena that received frames share.
-pub(super) const ARENA: usize = 512 * 1024;
+/// Size of an arena that received frames share: room for two reads, or one and a message of which a part has come.
+pub(super) const ARENA: usize = 256 * 1024;
 
-/// Most buffers of each kind that wait for use: a bound on what a thread keeps (16 MiB at the very most), far above the
+/// Most buffers of each kind that wait for use: a bound on what a thread keeps (12 MiB at the very most), far above the
 /// one or two that a running link needs.
 const KEPT: usize = 16;
 
@@ -101,7 +101,7 @@ impl Buffer {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        self.grow(bytes.len()).copy_from_slice(bytes);
+        copy(self.grow(bytes.len()), bytes);
     }
 
     /// Drops `count` bytes at the front.
@@ -119,6 +119,34 @@ impl std::fmt::Debug for Buffer {
         f.debug_struct("Buffer").field("len", &self.len()).finish_non_exhaustive()
     }
 }
+
+/// Copies in pieces that are too short for `memcpy` to take `rep movsb`. Measured on Zen 5 with glibc 2.36: where the
+/// destination's place in its page is 1 to 31 bytes behind the source's, that instruction copies 2 GB/s instead of 40, and
+/// a frame head in front of a page-aligned payload makes just such a distance.
+pub(super) fn copy(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.chunks_mut(COPY_PIECE).zip(from.chunks(COPY_PIECE)) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// [`copy`] to the end of a vector.
+pub(super) fn append(to: &mut Vec<u8>, from: &[u8]) {
+    to.reserve(from.len());
+    for piece in from.chunks(COPY_PIECE) {
+        to.extend_from_slice(piece);
+    }
+}
+
+/// [`copy`] to the end of an arena.
+pub(super) fn append_bytes(to: &mut BytesMut, from: &[u8]) {
+    to.reserve(from.len());
+    for piece in from.chunks(COPY_PIECE) {
+        to.extend_from_slice(piece);
+    }
+}
+
+/// glibc takes `rep movsb` above 2048 bytes at the earliest (`x86_rep_movsb_threshold`).
+const COPY_PIECE: usize = 2048;
 
 /// An empty arena with room for `need` bytes, preferably one whose frames have all been let go.
 pub(super) fn take_arena(need: usize) -> BytesMut {

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use super::keys::{Capture, Key};
 use super::record::{HEAD, Opener, Protector, RECORD_MAX};
 use crate::transport::LinkError;
 use crate::transport::tls::EXPORTER_LABEL;
@@ -27,7 +28,14 @@ pub(super) type SharedTls = Arc<Mutex<TlsStream<Records>>>;
 #[derive(Debug)]
 pub(super) enum Outer {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Records>>),
+    Tls(Box<Tls>),
+}
+
+/// TLS, and the secrets that its record layer will need.
+#[derive(Debug)]
+pub(super) struct Tls {
+    stream: TlsStream<Records>,
+    capture: Arc<Capture>,
 }
 
 /// What becomes of the outer connection when messages begin.
@@ -35,10 +43,20 @@ pub(super) enum Outer {
 pub(super) enum Taken {
     /// No TLS.
     Plain(TcpStream),
-    /// TLS 1.3 with a record layer of our own; `unread` has arrived and was not opened.
-    Records { tcp: TcpStream, protector: Protector, opener: Opener, unread: Vec<u8> },
+    /// TLS 1.3 with a record layer of our own.
+    Records(Box<TakenRecords>),
     /// TLS 1.2: rustls goes on.
     Rustls(SharedTls),
+}
+
+/// A connection at a record boundary, and the keys of both directions.
+#[derive(Debug)]
+pub(super) struct TakenRecords {
+    pub(super) tcp: TcpStream,
+    pub(super) protector: Protector,
+    pub(super) opener: Opener,
+    /// Records that have arrived and were not opened.
+    pub(super) unread: Vec<u8>,
 }
 
 impl Outer {
@@ -47,21 +65,27 @@ impl Outer {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, LinkError> {
-        let connector = TlsConnector::from(config);
+        let capture = Arc::new(Capture::default());
+        let mut config = (*config).clone();
+        config.key_log = Arc::clone(&capture) as Arc<dyn rustls::KeyLog>;
+        let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, Records::new(tcp)).await.map_err(tls_error)?;
-        Ok(Self::Tls(Box::new(stream.into())))
+        Ok(Self::Tls(Box::new(Tls { stream: stream.into(), capture })))
     }
 
     pub(super) async fn server(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Self, LinkError> {
-        let acceptor = TlsAcceptor::from(config);
+        let capture = Arc::new(Capture::default());
+        let mut config = (*config).clone();
+        config.key_log = Arc::clone(&capture) as Arc<dyn rustls::KeyLog>;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let stream = acceptor.accept(Records::new(tcp)).await.map_err(tls_error)?;
-        Ok(Self::Tls(Box::new(stream.into())))
+        Ok(Self::Tls(Box::new(Tls { stream: stream.into(), capture })))
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Plain(tcp) => tcp.local_addr(),
-            Self::Tls(tls) => tls.get_ref().0.tcp()?.local_addr(),
+            Self::Tls(tls) => tls.stream.get_ref().0.tcp()?.local_addr(),
         }
     }
 
@@ -71,11 +95,12 @@ impl Outer {
 
     /// See [`EXPORTER_LABEL`].
     pub(super) fn exporter(&self) -> Option<[u8; 32]> {
-        let Self::Tls(stream) = self else { return None };
+        let Self::Tls(tls) = self else { return None };
+        let stream = &tls.stream;
         if stream.get_ref().1.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
             return None;
         }
-        match &**stream {
+        match stream {
             TlsStream::Client(s) => s.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, Some(&[])),
             TlsStream::Server(s) => s.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, Some(&[])),
         }
@@ -87,16 +112,17 @@ impl Outer {
     /// # Errors
     /// The connection failed, or its TLS configuration forbids what [`crate::transport::tls`] allows.
     pub(super) async fn take(self, plain: &mut BytesMut) -> Result<Taken, LinkError> {
-        let mut stream = match self {
+        let Tls { mut stream, capture } = match self {
             Self::Plain(tcp) => return Ok(Taken::Plain(tcp)),
-            Self::Tls(stream) => stream,
+            Self::Tls(tls) => *tls,
         };
         if stream.get_ref().1.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
-            return Ok(Taken::Rustls(Arc::new(Mutex::new(*stream))));
+            return Ok(Taken::Rustls(Arc::new(Mutex::new(stream))));
         }
         // Session tickets and the like must have left: their records count.
         stream.flush().await?;
-        let (records, secrets) = match *stream {
+        let is_client = matches!(stream, TlsStream::Client(_));
+        let (records, secrets) = match stream {
             TlsStream::Client(s) => {
                 let (records, mut connection) = s.into_inner();
                 drain(&mut connection.reader(), plain)?;
@@ -110,12 +136,16 @@ impl Outer {
         };
         let ExtractedSecrets { tx: (tx_seq, tx), rx: (rx_seq, rx) } =
             secrets.map_err(|error| LinkError::Tls(error.to_string()))?;
-        let protector = Protector::new(tx_seq, &tx)?;
-        let opener = Opener::new(rx_seq, &rx)?;
+        let (client, server) = capture.secrets().ok_or_else(|| LinkError::Tls("no traffic secrets".into()))?;
+        let (ours, theirs) = if is_client { (client, server) } else { (server, client) };
+        let protector = Protector::new(Key::new(tx_seq, &tx, ours)?);
+        let opener = Opener::new(Key::new(rx_seq, &rx, theirs)?);
         let unread = records.buffered().to_vec();
         // `left` is 0: plaintext has been read up to a record's end, and rustls reads no further while there is some.
         match records.tcp {
-            Some(tcp) if records.left == 0 => Ok(Taken::Records { tcp, protector, opener, unread }),
+            Some(tcp) if records.left == 0 => {
+                Ok(Taken::Records(Box::new(TakenRecords { tcp, protector, opener, unread })))
+            }
             _ => Err(LinkError::Tls("upgraded in the middle of a record".into())),
         }
     }
@@ -146,7 +176,7 @@ impl AsyncRead for Outer {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
         }
     }
 }
@@ -155,21 +185,21 @@ impl AsyncWrite for Outer {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
     }
 }

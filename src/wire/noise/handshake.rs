@@ -1,13 +1,9 @@
 //! The two Noise messages, as types that can only be used in order.
 
-use std::fmt;
-
-use snow::params::{CipherChoice, DHChoice, HashChoice};
-use snow::resolvers::{CryptoResolver, DefaultResolver};
-use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
 
 use super::key::{PrivateKey, Psk, PublicKey};
+use super::primitives::{Ephemeral, Primitives, SUITE};
 use super::secrets::{Secrets, Unproven};
 use crate::ids::Side;
 use crate::wire::seal::Secret;
@@ -19,7 +15,6 @@ pub const FIRST_OVERHEAD: usize = 32 + 48 + 16;
 /// What Noise adds to the payload of the second message: ephemeral key, tag.
 pub const SECOND_OVERHEAD: usize = 32 + 16;
 
-const SUITE: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 /// Both sides must mean the same protocol. Grows only when the handshake itself changes; what may vary within it is
 /// negotiated by the versions of HELLO.
 const PROLOGUE: &[u8] = b"ghostwire handshake 1";
@@ -31,6 +26,9 @@ pub enum NoiseError {
     /// Damaged, made for another key, or made with another pre-shared key.
     #[error("handshake message does not open")]
     Open,
+    /// A public key with which no secret can be agreed (RFC 7748 §6.1).
+    #[error("not a usable public key")]
+    WeakKey,
     /// A message of a length that no honest peer sends.
     #[error("handshake message of {0} bytes")]
     Length(usize),
@@ -42,26 +40,10 @@ pub enum NoiseError {
 impl From<snow::Error> for NoiseError {
     fn from(error: snow::Error) -> Self {
         match error {
-            snow::Error::Decrypt | snow::Error::Dh | snow::Error::Input => Self::Open,
+            snow::Error::Decrypt | snow::Error::Input => Self::Open,
+            snow::Error::Dh => Self::WeakKey,
             other => Self::Local(other.to_string()),
         }
-    }
-}
-
-/// The private half of an ephemeral key: 32 bytes from the operating system's generator, used for one handshake. Not
-/// `Clone`, and taken by value, because a second use gives away what the first protected.
-pub struct Ephemeral(Secret);
-
-impl Ephemeral {
-    /// Takes bytes that were never used and will never be used again.
-    pub fn from_random_bytes(bytes: [u8; 32]) -> Self {
-        Self(Secret::from_bytes(bytes))
-    }
-}
-
-impl fmt::Debug for Ephemeral {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ephemeral(..)")
     }
 }
 
@@ -74,7 +56,8 @@ impl Initiator {
     /// is open to who steals that key later.
     ///
     /// # Errors
-    /// [`NoiseError::Length`] for a payload that makes the message longer than [`MESSAGE_MAX`].
+    /// [`NoiseError::Length`] for a payload that makes the message longer than [`MESSAGE_MAX`],
+    /// [`NoiseError::WeakKey`] for a server key that is none.
     pub fn start(
         local: &PrivateKey,
         remote: &PublicKey,
@@ -109,7 +92,7 @@ impl Responder {
     /// Reads a first message: its payload, and the static key that its writer holds or replays.
     ///
     /// # Errors
-    /// [`NoiseError::Open`] for everything that was not made for the key `local`.
+    /// [`NoiseError::Open`] for everything that was not made for the key `local`, or any other.
     pub fn read(
         local: &PrivateKey,
         ephemeral: Ephemeral,
@@ -138,7 +121,7 @@ impl Responder {
 
 fn builder(local: &PrivateKey, ephemeral: Ephemeral) -> Result<Builder<'_>, NoiseError> {
     let params = SUITE.parse().map_err(NoiseError::from)?;
-    Ok(Builder::with_resolver(params, Box::new(Resolver(ephemeral)))
+    Ok(Builder::with_resolver(params, Box::new(Primitives(ephemeral)))
         .local_private_key(local.expose())?
         .prologue(PROLOGUE)?)
 }
@@ -168,42 +151,7 @@ fn read(state: &mut HandshakeState, message: &[u8], overhead: usize) -> Result<V
 /// is gone after this.
 fn split(mut state: HandshakeState, side: Side) -> Result<Secrets, NoiseError> {
     let hash = <[u8; 32]>::try_from(state.get_handshake_hash())
-        .map_err(|_| NoiseError::Local("the handshake hash is not that of BLAKE2s".to_owned()))?;
+        .map_err(|_| NoiseError::Local("the handshake hash is not that of SHA-256".to_owned()))?;
     let (client, server) = state.dangerously_get_raw_split();
     Ok(Secrets::new(side, Secret::from_bytes(client), Secret::from_bytes(server), hash))
-}
-
-/// The library's primitives with our randomness.
-struct Resolver(Ephemeral);
-
-impl CryptoResolver for Resolver {
-    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Once(Some(self.0.0.clone()))))
-    }
-
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
-    }
-
-    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
-    }
-
-    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
-    }
-}
-
-/// Gives its bytes to the first who asks and fails for the second: IK draws one key on each side.
-struct Once(Option<Secret>);
-
-impl Random for Once {
-    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
-        let secret = self.0.take().ok_or(snow::Error::Rng)?;
-        if dest.len() != secret.expose().len() {
-            return Err(snow::Error::Rng);
-        }
-        dest.copy_from_slice(secret.expose());
-        Ok(())
-    }
 }

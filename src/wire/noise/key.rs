@@ -3,12 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::agreement::{self, X25519};
-use aws_lc_rs::error::Unspecified;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::primitives;
 use crate::wire::seal::Secret;
 
 const TEXT_LEN: usize = 44;
@@ -52,12 +51,8 @@ impl PrivateKey {
 
     /// What others know this site by.
     pub fn public(&self) -> PublicKey {
-        let mut bytes = [0; 32];
-        let public = agreement::PrivateKey::from_private_key(&X25519, self.0.expose())
-            .map_err(Unspecified::from)
-            .and_then(|key| key.compute_public_key())
+        let bytes = primitives::public(&self.0)
             .expect("fails only for keys of another length: every 32 bytes are an X25519 key (RFC 7748 §5)");
-        bytes.copy_from_slice(public.as_ref());
         PublicKey(bytes)
     }
 

@@ -5,18 +5,40 @@
 //! `fuzz_targets`, a line in [`TARGETS`], a `[[bin]]` in `Cargo.toml` and a folder of named seeds in `corpus`; that test
 //! says which of these is missing.
 
+#[path = "../fuzz_targets/config_toml.rs"]
+pub mod config_toml;
 #[path = "../fuzz_targets/frame.rs"]
 pub mod frame;
+#[path = "../fuzz_targets/handshake.rs"]
+pub mod handshake;
+#[path = "../fuzz_targets/hello.rs"]
+pub mod hello;
+#[path = "../fuzz_targets/seal.rs"]
+pub mod seal;
+#[path = "../fuzz_targets/socks5.rs"]
+pub mod socks5;
 #[path = "../fuzz_targets/target.rs"]
 pub mod target;
 #[path = "../fuzz_targets/varint.rs"]
 pub mod varint;
+#[path = "../fuzz_targets/ws.rs"]
+pub mod ws;
 
 /// A target: its name, and what it does with one input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets by name.
-pub const TARGETS: &[Target] = &[("frame", frame::run), ("target", target::run), ("varint", varint::run)];
+pub const TARGETS: &[Target] = &[
+    ("config_toml", config_toml::run),
+    ("frame", frame::run),
+    ("handshake", handshake::run),
+    ("hello", hello::run),
+    ("seal", seal::run),
+    ("socks5", socks5::run),
+    ("target", target::run),
+    ("varint", varint::run),
+    ("ws", ws::run),
+];
 
 /// Runs the target called `name`.
 ///

@@ -2,6 +2,9 @@
 //!
 //! [`Rate`] is the narrow seam: the controller writes there what it measured, others read it, and may set a limit.
 
+mod model;
+mod sampler;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,6 +13,8 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 // quinn itself does not name this type, which its trait needs.
 use quinn_proto::RttEstimator;
+
+use self::model::Model;
 
 /// One connection's path as its controller sees it. Plain numbers, each true by itself.
 #[derive(Debug, Default)]
@@ -57,6 +62,56 @@ impl Rate {
     /// Counts acknowledgements that found nothing left to send and the window not full.
     pub(super) fn idle_acks(&self) -> u64 {
         self.idle_acks.load(Relaxed)
+    }
+}
+
+/// [`Model`] as quinn wants it.
+#[derive(Debug, Default)]
+pub(super) struct ModelConfig;
+
+impl ControllerFactory for ModelConfig {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(ModelController(Model::new(now, current_mtu)))
+    }
+}
+
+struct ModelController(Model);
+
+impl Controller for ModelController {
+    fn on_sent(&mut self, now: Instant, _bytes: u64, _last_packet_number: u64) {
+        self.0.on_sent(now);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _app_limited: bool, _rtt: &RttEstimator) {
+        self.0.on_ack(now, sent, bytes);
+    }
+
+    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _largest_acked: Option<u64>) {
+        self.0.on_end_acks(now, in_flight, app_limited);
+    }
+
+    fn on_congestion_event(&mut self, _now: Instant, _sent: Instant, _persistent: bool, lost_bytes: u64) {
+        self.0.on_loss(lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.0.on_mtu(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.0.window()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.0.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
 

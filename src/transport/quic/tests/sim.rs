@@ -1,7 +1,8 @@
 //! Connections over a modelled bottleneck in virtual time: quinn's protocol core with our settings, no socket, no clock.
 //!
 //! One path for all flows: a queue of limited length and rate, then loss, then delay; the way back only delays. Timers
-//! are late as Tokio's are (its wheel rounds up to whole milliseconds). The same seed gives the same run.
+//! are late as Tokio's are (its wheel rounds up to whole milliseconds). The same seed gives the same losses; what differs from run to run is the
+//! length of a certificate by a byte or two.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -32,7 +33,7 @@ pub(super) struct Path {
     pub(super) buffer: usize,
     /// Share of packets lost at random.
     pub(super) loss: f64,
-    /// Up to this much more delay, at random, without reordering.
+    /// Up to this much more delay on the way there, which wanders within tens of milliseconds and never reorders.
     pub(super) jitter: Duration,
 }
 
@@ -69,13 +70,8 @@ pub(super) struct Bin {
     pub(super) bytes: Vec<u64>,
     /// Delay in the queue, in seconds: sum, number and maximum over packets.
     pub(super) queue: (f64, u64, f64),
-    /// Packets lost at random and to a full queue.
-    pub(super) lost: u64,
+    /// Packets that found the queue full.
     pub(super) dropped: u64,
-    /// Congestion window of the first flow.
-    pub(super) cwnd: u64,
-    /// Written and not yet sent or acknowledged by the first flow, at most.
-    pub(super) srtt: f64,
 }
 
 pub(super) const BIN: Duration = Duration::from_millis(100);
@@ -117,7 +113,6 @@ impl Record {
 struct End {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
-    address: SocketAddr,
     peer: SocketAddr,
     rate: Arc<Rate>,
     /// When the driver's timer fires, if it does.
@@ -166,7 +161,7 @@ impl World {
                 [SocketAddr::from(([10, 0, 0, n as u8], 1000)), SocketAddr::from(([10, 0, 1, n as u8], 443))];
             let mut seed_bytes = [n as u8; 32];
             seed_bytes[..8].copy_from_slice(&seed.to_le_bytes());
-            for (side, address) in addresses.into_iter().enumerate() {
+            for side in 0..2 {
                 let rate = Arc::new(Rate::default());
                 let server = (side == 1).then(|| {
                     let mut config = ServerConfig::with_crypto(server_crypto(&server_tls).unwrap());
@@ -177,7 +172,6 @@ impl World {
                 ends.push(End {
                     endpoint: Endpoint::new(Arc::new(EndpointConfig::default()), server, true, Some(seed_bytes)),
                     connection: None,
-                    address,
                     peer: addresses[1 - side],
                     rate,
                     wake: (side == 0).then(|| start + flow.start),
@@ -268,7 +262,7 @@ impl World {
         let now = self.now;
         loop {
             self.read(n);
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 self.write(n / 2);
             }
             let end = &mut self.ends[n];
@@ -294,15 +288,10 @@ impl World {
         let end = &mut self.ends[n];
         if let Some((_, connection)) = &mut end.connection {
             let source = self.senders[n / 2].flow.source.map(|_| now + Duration::from_millis(5));
-            let due = [connection.poll_timeout(), source.filter(|_| n % 2 == 0)].into_iter().flatten().min();
+            let due = [connection.poll_timeout(), source.filter(|_| n.is_multiple_of(2))].into_iter().flatten().min();
             end.wake = due.map(|due| tick + Duration::from_millis((due - tick).as_micros().div_ceil(1000) as u64));
             // A timer that is due by rounding fires in the next millisecond.
             end.wake = end.wake.map(|w| if w <= now { w + Duration::from_millis(1) } else { w });
-            if n == 0 {
-                let (cwnd, srtt) = (end.rate.cwnd(), connection.rtt().as_secs_f64());
-                let bin = self.bin();
-                (bin.cwnd, bin.srtt) = (cwnd, srtt);
-            }
         }
     }
 
@@ -314,7 +303,7 @@ impl World {
             match event {
                 Event::Connected => {
                     Params::default().open_proto_windows(connection);
-                    if n % 2 == 0 {
+                    if n.is_multiple_of(2) {
                         let sender = &mut self.senders[n / 2];
                         for _ in 0..sender.flow.lanes {
                             sender.lanes.push(connection.streams().open(Dir::Uni).unwrap());
@@ -356,10 +345,11 @@ impl World {
         let allowed = sender.flow.source.map_or(u64::MAX, |rate| (rate / 8.0 * age.as_secs_f64()) as u64);
         let starved = sender.waited && end.rate.idle_acks() != sender.idle_seen;
         if sender.written >= sender.window.current() || starved {
-            if let Some(window) = sender.window.update(end.rate.cwnd(), starved) {
-                connection.set_send_window(window);
-            }
+            sender.window.learn(starved);
             (sender.written, sender.waited) = (0, false);
+        }
+        if let Some(window) = sender.window.update(end.rate.cwnd()) {
+            connection.set_send_window(window);
         }
         let chunk = Bytes::from_static(&[0; 16 * 1024]);
         while sender.total < allowed {
@@ -402,11 +392,11 @@ impl World {
             at = self.queue_free;
         }
         if self.chance() < path.loss {
-            self.bin().lost += 1;
             return;
         }
-        at += path.delay + path.jitter.mul_f64(self.chance());
+        at += path.delay;
         if forward {
+            at += path.jitter.mul_f64(wander(self.now - self.start));
             at = at.max(self.last_arrival);
             self.last_arrival = at;
         }
@@ -417,8 +407,7 @@ impl World {
     fn bin(&mut self) -> &mut Bin {
         let index = ((self.now - self.start).as_micros() / BIN.as_micros()) as usize;
         while self.bins.len() <= index {
-            let last = self.bins.last().map_or((0, 0.0), |b| (b.cwnd, b.srtt));
-            self.bins.push(Bin { bytes: vec![0; self.senders.len()], cwnd: last.0, srtt: last.1, ..Bin::default() });
+            self.bins.push(Bin { bytes: vec![0; self.senders.len()], ..Bin::default() });
         }
         &mut self.bins[index]
     }
@@ -430,4 +419,12 @@ impl World {
         self.random ^= self.random >> 27;
         (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// A number in 0..1 for each time, that takes a new value every 20 ms and moves evenly between them.
+fn wander(time: Duration) -> f64 {
+    let at = time.as_secs_f64() / 0.02;
+    let value = |n: u64| ((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as f64 / f64::from(u32::MAX)).fract();
+    let (one, two) = (value(at as u64 + 1), value(at as u64 + 2));
+    one + (two - one) * at.fract()
 }

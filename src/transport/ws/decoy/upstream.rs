@@ -133,8 +133,7 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
             biased;
             response = &mut response => return response.map(|r| (r, false)),
             piece = timeout(STEP, client.body(&mut framing)) => {
-                let late = |error| Fault::Client(io::Error::from(error));
-                let piece = piece.map_err(|e| late(io::Error::from(e)))?.map_err(Fault::Client)?;
+                let piece = piece.map_err(|late| Fault::Client(late.into()))?.map_err(Fault::Client)?;
                 // An upstream that no longer reads may have answered.
                 if let Some(piece) = piece && write(to, &piece).await.is_err() {
                     return response.await.map(|r| (r, false));

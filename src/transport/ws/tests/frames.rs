@@ -10,6 +10,7 @@ use super::super::rehome;
 use super::{OUTSIDES, Outside, data_batch, links, naked_client, raws, recv, recv_data, send};
 use crate::ids::{Side, StreamId};
 use crate::transport::LinkError;
+use crate::transport::sockopt::UNSENT_MAX;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::frame::{DATA_MAX, Frame};
 use crate::wire::seal::{Cipher, SealPair, Secret};
@@ -291,6 +292,8 @@ async fn a_reader_that_stops_makes_the_sender_wait_with_flat_memory() {
         let mut cx = Context::from_waker(Waker::noop());
         let mut sent = 0u64;
         while tx.poll_ready(&mut cx).map(Result::unwrap).is_ready() {
+            let unsent = tx.unsent();
+            assert!(unsent <= UNSENT_MAX / 2, "{outside:?}: asks for more while {unsent} bytes wait in the kernel");
             tx.start_send(&data_batch(sent, DATA_MAX, 1)).unwrap();
             sent += DATA_MAX as u64;
             let _ = tx.poll_flush(&mut cx).map(Result::unwrap);
@@ -304,6 +307,19 @@ async fn a_reader_that_stops_makes_the_sender_wait_with_flat_memory() {
             poll_fn(|cx| tx.poll_flush(cx)).await.unwrap();
         };
         tokio::join!(more, recv_data(&mut rx, 0, sent + 1000));
+    }
+}
+
+#[tokio::test]
+async fn keys_that_are_used_up_are_replaced_without_a_gap() {
+    let ((mut client_tx, mut client_rx), (mut server_tx, mut server_rx)) = links(Outside::Tls13).await;
+    client_tx.set_records_max(7);
+    server_tx.set_records_max(3);
+    for at in 0..20 {
+        let batch = data_batch(at * 90_000, 45_000, 2);
+        let until = (at + 1) * 90_000;
+        tokio::join!(send(&mut client_tx, &batch), recv_data(&mut server_rx, at * 90_000, until));
+        tokio::join!(send(&mut server_tx, &batch), recv_data(&mut client_rx, at * 90_000, until));
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame as TheirFrame, FrameHeader};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 
-use super::super::{AcceptOptions, accept, dial};
+use super::super::{AcceptOptions, Raw, accept, dial};
 use super::{OUTSIDES, Outside, PATH, listen, naked_client, options, raws, upgrade};
 use crate::ids::Side;
 use crate::transport::tls::{self, Fingerprint, Verify};
@@ -77,6 +77,60 @@ async fn what_a_client_sends_right_behind_its_upgrade_is_not_lost() {
     let (_tcp, mut server) = tokio::join!(client, super::accept_one(&listener, &options));
     assert_eq!(server.recv(9).await.unwrap(), b"ab");
     assert_eq!(server.recv(9).await.unwrap(), b"cd");
+}
+
+/// A client that is rustls and nothing else, upgraded; and the server's end.
+async fn rustls_client() -> (tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Raw) {
+    let (dialling, accepting) = options(Outside::Tls13);
+    let (listener, address) = listen().await;
+    let client = async {
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(dialling.tls.unwrap());
+        let mut tls = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+        tls.write_all(upgrade(PATH).as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            seen.push(tls.read_u8().await.unwrap());
+        }
+        tls
+    };
+    tokio::join!(client, super::accept_one(&listener, &accepting))
+}
+
+#[tokio::test]
+async fn a_peer_may_change_its_key_and_ask_for_ours_to_change() {
+    let (mut tls, mut server) = rustls_client().await;
+    for round in 0..5u8 {
+        // rustls asks for ours whenever it changes its own.
+        tls.get_mut().1.refresh_traffic_keys().unwrap();
+        tls.write_all(&[0x82, 0x81, 0, 0, 0, 0, round]).await.unwrap();
+        tls.flush().await.unwrap();
+        assert_eq!(server.recv(1).await.unwrap(), [round]);
+        server.send(&[round; 3]).await.unwrap();
+        let mut answer = [0; 5];
+        tls.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, [0x82, 3, round, round, round]);
+    }
+}
+
+#[tokio::test]
+async fn damage_to_a_record_is_an_error_of_tls_and_an_alert_too() {
+    for (bytes, text) in [
+        (&b"\x17\x03\x03\x00\x14aaaaaaaaaaaaaaaaaaaa"[..], "does not open"),
+        (b"\x15\x03\x03\x00\x02\x02\x28", "not a TLS 1.3 record"),
+        (b"GET / HTTP/1.1\r\n", "not a TLS 1.3 record"),
+        (b"\x17\x03\x03\xff\xff", "not a TLS 1.3 record"),
+        (b"\x17\x03\x03\x00\x10aaaaaaaaaaaaaaaa", "not a TLS 1.3 record"),
+    ] {
+        let (mut tls, mut server) = rustls_client().await;
+        tls.get_mut().0.write_all(bytes).await.unwrap();
+        let error = server.recv(100).await.unwrap_err();
+        assert!(matches!(&error, LinkError::Tls(e) if e.contains(text)), "{error}");
+    }
+    let (mut tls, mut server) = rustls_client().await;
+    tls.shutdown().await.unwrap();
+    let end = server.recv(100).await;
+    assert!(matches!(end, Err(LinkError::Closed)), "{end:?}");
 }
 
 /// A client that does not wait for the 101 before it goes on, through TLS: the message shares a read with the request,
@@ -234,7 +288,7 @@ async fn tungstenite_and_we_understand_each_other() {
         pongs
     });
     for len in [0, 125, 126, 65_536, 200_000] {
-        let message: Vec<u8> = (0..len).map(|i| (i * 31 >> 3) as u8).collect();
+        let message: Vec<u8> = (0..len).map(|i| ((i * 31) >> 3) as u8).collect();
         server.send(&message).await.unwrap();
         assert_eq!(server.recv(200_000).await.unwrap(), message);
     }

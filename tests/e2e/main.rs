@@ -1,0 +1,12 @@
+//! End to end: the real program, two sites, and programs that nobody here wrote.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod deaths;
+mod decoy;
+mod edge;
+mod features;
+mod harness;
+mod hostile;
+mod operation;
+mod ssh;
+mod transports;
