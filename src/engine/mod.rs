@@ -55,11 +55,9 @@ impl Default for Params {
 
 /// Links of one session at most: as many as a slot mask has bits.
 pub const LINKS_MAX: usize = 64;
-/// What a suspect link carried is sent again elsewhere after this long (or one round trip, if that is longer): a stalled
-/// transfer goes on within two seconds, and a short hiccup repeats nothing.
-const ESCALATE_AFTER: Duration = Duration::from_millis(500);
-/// Longest wait for that.
-const ESCALATE_MAX: Duration = Duration::from_millis(1_200);
+/// What a suspect link carried is sent again elsewhere after this long: a stalled transfer goes on within two seconds,
+/// and a short hiccup repeats nothing.
+const ESCALATE_AFTER: Duration = Duration::from_millis(250);
 
 /// Flows that were bulk are looked at again this often.
 const BULK_COUNT: Duration = Duration::from_secs(1);
