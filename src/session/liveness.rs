@@ -172,7 +172,9 @@ impl Liveness {
             return;
         }
         // Links keep order: what was asked before has been answered or never will be.
-        while self.open.pop_front_if(|(open, _)| *open <= id).is_some() {}
+        while self.open.front().is_some_and(|(open, _)| *open <= id) {
+            self.open.pop_front();
+        }
         let rtt = Duration::from_micros(now_us - echo_us).max(Duration::from_micros(1));
         if id >= self.trusted_from || self.srtt.is_none() {
             self.doubtful = None;
@@ -392,7 +394,9 @@ mod tests {
         while now < start + Duration::from_secs(60) {
             let arrival = answers.front().map(|(at, _, _)| *at);
             now = now.max(arrival.map_or(live.poll_timeout(), |at: Instant| at.min(live.poll_timeout())));
-            if let Some((_, id, clock)) = answers.pop_front_if(|(at, _, _)| *at <= now) {
+            if answers.front().is_some_and(|(at, _, _)| *at <= now)
+                && let Some((_, id, clock)) = answers.pop_front()
+            {
                 live.on_rx(now);
                 live.on_pong(id, clock, now);
                 live.on_data_sent(now);
