@@ -7,13 +7,13 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 CARGO ?= cargo
-# Passed on to demo, bench, wan, soak and lab: make bench ARGS="--quick --only relay"
+# Passed on to demo, bench, soak and lab: make bench ARGS="--quick --only relay"
 ARGS ?=
 # Time for each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(sort $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs))))
 
-.PHONY: help setup build demo test check fmt clippy doc deny bench wan soak fuzz lab clean
+.PHONY: help setup build demo test check fmt clippy doc deny bench soak fuzz lab clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -48,9 +48,6 @@ deny: ## Licences, advisories, duplicate crates (builds cargo-deny the first tim
 
 bench: setup ## Measure against a plain relay, side by side; tables in target/bench
 	$(CARGO) bench --bench bench -- $(ARGS)
-
-wan: build ## Every scenario on every link profile, long form (root)
-	netem/scenarios/run --long $(ARGS)
 
 soak: setup ## Hours of mixed load with links cut; fails on growth, resets or wrong bytes
 	$(CARGO) bench --bench bench -- soak $(ARGS)

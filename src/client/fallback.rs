@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// A worse endpoint is tried after nothing better has worked for this long: longer than a TLS and WebSocket handshake at
 /// 300 ms takes, short enough for a person who waits.
 const NEXT_AFTER: Duration = Duration::from_millis(2_000);
+/// Beside a dial that has not come to anything for this long, a second one starts: the first may hang on a silent edge
+/// until its own time is up.
+const SECOND_AFTER: Duration = Duration::from_secs(3);
 /// A worse endpoint is left after a better one has worked for this long without a break.
 const RETURN_AFTER: Duration = Duration::from_secs(10);
 /// A pool grows when every link of it has carried bulk for this long.
@@ -80,8 +83,7 @@ impl Fallback {
         let mut settled = false;
         // Since when everything better has been tried in vain.
         let mut in_vain = None;
-        for index in 0..self.endpoints.len() {
-            let endpoint = &mut self.endpoints[index];
+        for (index, (endpoint, seen)) in self.endpoints.iter_mut().zip(seen).enumerate() {
             if index > 0 {
                 let due = in_vain.is_some_and(|since| now >= since + NEXT_AFTER);
                 if endpoint.wanted == 0 && !works && due {
@@ -95,7 +97,7 @@ impl Fallback {
             }
             let good = endpoint.good_since.is_some();
             if endpoint.wanted > 0 {
-                endpoint.size(good && !works, seen[index], now);
+                endpoint.size(good && !works, *seen, now);
             }
             works |= good;
             settled |= endpoint.good_since.is_some_and(|since| now >= since + RETURN_AFTER);
@@ -126,7 +128,8 @@ impl Endpoint {
     fn size(&mut self, best: bool, seen: Seen, now: Instant) {
         if !best {
             if self.good_since.is_none() {
-                self.wanted = 1;
+                let slow = self.bad_since.is_some_and(|since| now >= since + SECOND_AFTER);
+                self.wanted = if slow { self.pool.max.clamp(1, 2) } else { 1 };
             }
             return;
         }
@@ -150,6 +153,7 @@ impl Endpoint {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests {
     use super::*;
 
@@ -192,6 +196,25 @@ mod tests {
         assert_eq!(play.run(Duration::from_secs(60), [0, 1], [0, 0]), [1, 2], "a pool of it, and the best still tried");
         assert_eq!(play.run(RETURN_AFTER - TICK, [1, 2], [0, 0]), [1, 2], "the best must prove itself");
         assert_eq!(play.run(TICK * 2, [1, 2], [0, 0]), [1, 0]);
+    }
+
+    #[test]
+    fn a_dial_that_hangs_is_joined_by_a_second_where_the_pool_allows() {
+        let now = Instant::now();
+        let mut play = Play { machine: Fallback::new(&[Pool { min: 2, max: 4 }], now), now };
+        let mut run = |time: Duration, good: usize| {
+            let end = play.now + time;
+            while play.now < end {
+                play.now += TICK;
+                play.machine.handle_tick(&[Seen { good, bulk: 0 }], play.now);
+            }
+            play.machine.wanted(0)
+        };
+        assert_eq!(run(SECOND_AFTER - TICK, 0), 1);
+        assert_eq!(run(TICK * 2, 0), 2);
+        assert_eq!(run(Duration::from_secs(5), 2), 2);
+        assert_eq!(run(TICK, 0), 1, "after a loss one tries first");
+        assert_eq!(run(SECOND_AFTER + TICK, 0), 2);
     }
 
     #[test]

@@ -119,6 +119,7 @@ impl Handle {
 /// # Errors
 /// What keeps it from starting.
 pub fn run(config: config::Client) -> anyhow::Result<()> {
+    crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async { Client::bind(config)?.run(crate::runtime::signal::terminated()).await })
 }

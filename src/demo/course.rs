@@ -99,7 +99,7 @@ impl Stage {
         view.event(self.elapsed(), &format!("server and client are up; between them: {}", self.profile.about))?;
         self.links(view).await?;
         let mut cut = None;
-        let first = self.transfer("forward", Via::Forward(self.forward), size, Some(&mut cut), view).await?;
+        let first = self.transfer("a forward", Via::Forward(self.forward), size, Some(&mut cut), view).await?;
         let second = (size / 4).max(SECOND_MIN).min(size);
         let second = self.transfer("SOCKS5", Via::Socks5(self.socks5), second, None, view).await?;
         let counts = self.path.counts().await.context("the path is gone")?;
@@ -120,6 +120,12 @@ impl Stage {
     /// Socket of a site, for `ghostwire status`.
     pub(super) fn socket(&self, site: &str) -> PathBuf {
         self.files.socket(site)
+    }
+
+    /// Ends the server under the client.
+    #[cfg(test)]
+    pub(super) fn fail_far(&mut self) {
+        self.far.thread.tell_to_stop();
     }
 
     fn elapsed(&self) -> Duration {
@@ -162,7 +168,7 @@ impl Stage {
         view: &mut View<impl Write>,
     ) -> anyhow::Result<Transfer> {
         let blob = Blob { seed: random::seed(), size };
-        let title = format!("download through the {name}");
+        let title = format!("download through {name}");
         let (progress, mut meter) = (Progress::default(), Meter::default());
         let deadline = self.deadline(size);
         let mut download = std::pin::pin!(timeout(deadline, download::run(via, self.origin, blob, &progress)));
@@ -186,7 +192,7 @@ impl Stage {
         };
         let Done { intact, first_byte, took } = done
             .map_err(|_| anyhow!("the {title} was not finished after {} s", deadline.as_secs()))?
-            .with_context(|| format!("the {title} broke"))?;
+            .with_context(|| format!("the {title}"))?;
         let checksum = if intact { "fits" } else { "is WRONG" };
         view.event(self.elapsed(), &format!("{title}: done, the checksum {checksum}"))?;
         Ok(Transfer { via: name, bytes: size, intact, first_byte, took, pause: progress.longest_pause() })

@@ -16,6 +16,9 @@ mod sites;
 mod thread;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -24,6 +27,7 @@ use netem::model::{Buffer, Loss, Params, Setting};
 use netem::profile::Profile;
 use netem::units::{MILLISECOND, Nanos};
 use tokio::task::LocalSet;
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::Demo;
 use crate::runtime::{self, signal};
@@ -41,6 +45,7 @@ const BUFFER: Nanos = 250 * MILLISECOND;
 /// # Errors
 /// A transfer broke, was not finished in time or had a wrong byte; or something could not be set up.
 pub fn run(options: Demo) -> anyhow::Result<()> {
+    log();
     let runtime = runtime::thread().context("cannot start a runtime")?;
     let stdout = io::stdout();
     let mut view = View::new(stdout.lock(), stdout.is_terminal());
@@ -82,6 +87,15 @@ fn invitation(stage: &Stage) -> String {
     )
 }
 
+/// Logs to standard error when `RUST_LOG` says what; else the screen is for the demonstration alone.
+fn log() {
+    if std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() {
+        let filter = EnvFilter::from_default_env();
+        // Another logger is in place already when this runs inside a test or a larger program.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    }
+}
+
 /// The path that was asked for.
 fn path(options: &Demo) -> anyhow::Result<Profile> {
     if let Some(file) = &options.profile {
@@ -100,7 +114,7 @@ fn path(options: &Demo) -> anyhow::Result<Profile> {
     Ok(Profile {
         name: "demo".into(),
         about: format!(
-            "{} of round trip, {} of packets lost, {} each way",
+            "{} round trip, {} loss, {} each way",
             units::format_duration(options.rtt),
             options.loss,
             options.rate

@@ -12,7 +12,7 @@ use crate::admin::table::{Align, Table};
 /// One transfer.
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
-    /// `forward` or `SOCKS5`.
+    /// `a forward` or `SOCKS5`.
     pub(super) via: &'static str,
     /// Bytes of the body.
     pub(super) bytes: u64,
@@ -66,7 +66,7 @@ impl Report {
     pub(super) fn text(&self) -> String {
         use Align::{Left, Right};
         let mut table = Table::new(&[Left, Right, Left, Right, Right, Right, Right, Right]);
-        table.row(["download", "bytes", "checksum", "time", "rate", "of path", "first byte", "longest pause"]);
+        table.row(["through", "bytes", "checksum", "time", "rate", "of path", "first byte", "longest pause"]);
         for transfer in &self.transfers {
             let rate = rate(transfer.bytes, transfer.took);
             table.row([
@@ -105,7 +105,7 @@ impl Report {
         let (lost_down, down) = share(&self.counts.down);
         let lost = lost_up + lost_down;
         let percent = lost as f64 * 100.0 / (up + down).max(1) as f64;
-        format!("lost {lost} of {} packets ({percent:.1} %)", up + down)
+        format!("lost or dropped {lost} of {} packets ({percent:.1} %)", up + down)
     }
 
     fn cut_text(&self) -> String {
@@ -155,7 +155,7 @@ mod tests {
         Report {
             path: "300 ms round trip, 1% loss, 50 Mbit/s".into(),
             rate: Some(50_000_000),
-            transfers: vec![transfer("forward", 64 << 20, 13_422), transfer("SOCKS5", 16 << 20, 4_000)],
+            transfers: vec![transfer("a forward", 64 << 20, 13_422), transfer("SOCKS5", 16 << 20, 4_000)],
             cut: Some(Cut { at: 32 << 20, connections: 2, flows: 1, outage: Duration::from_secs(1) }),
             counts: Counts {
                 up: Stats { offered: 4_000, lost: 30, ..Stats::default() },
@@ -172,12 +172,12 @@ mod tests {
     #[test]
     fn the_table_tells_what_was_transferred_and_what_the_path_did() {
         let expected = "
-download     bytes  checksum    time         rate  of path  first byte  longest pause
-forward   64.0 MiB  fits      13.4 s  40.0 Mbit/s     80 %       0.9 s          2.1 s
-SOCKS5    16.0 MiB  fits       4.0 s  33.6 Mbit/s     67 %       0.9 s          2.1 s
+through       bytes  checksum    time         rate  of path  first byte  longest pause
+a forward  64.0 MiB  fits      13.4 s  40.0 Mbit/s     80 %       0.9 s          2.1 s
+SOCKS5     16.0 MiB  fits       4.0 s  33.6 Mbit/s     67 %       0.9 s          2.1 s
 
 path     300 ms round trip, 1% loss, 50 Mbit/s
-         lost 700 of 70000 packets (1.0 %)
+         lost or dropped 700 of 70000 packets (1.0 %)
 cut      at 32.0 MiB: 2 TCP connections reset, 1 UDP flow moved to another port, nothing passes for 1.0 s
 session  2 links lost, 3 times one fell silent; 1.5 MiB resumed; 0 streams reset, 0 refused
 ";

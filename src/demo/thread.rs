@@ -61,9 +61,14 @@ impl Thread {
         }
     }
 
+    /// Tells it to stop.
+    pub(super) fn tell_to_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
     /// Tells it to stop, and waits for that for a while.
     pub(super) async fn stop(mut self, patience: Duration) {
-        drop(self.stop.take());
+        self.tell_to_stop();
         // What it says now changes nothing any more, and the end of the process ends it in any case.
         let _ended = timeout(patience, &mut self.ended).await;
     }

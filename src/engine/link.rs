@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::sched::Drr;
 use crate::session::liveness::{self, Liveness};
 
-use super::{ESCALATE_AFTER, ESCALATE_MAX};
+use super::ESCALATE_AFTER;
 
 /// Unanswered pings kept; a peer that asks faster gets only the last ones answered.
 pub(super) const PONGS_MAX: usize = 16;
@@ -87,8 +87,7 @@ impl Link {
         if self.escalated {
             return None;
         }
-        let wait = self.live.srtt().unwrap_or(ESCALATE_AFTER).clamp(ESCALATE_AFTER, ESCALATE_MAX);
-        self.live.suspect_since().map(|since| since + wait)
+        self.live.suspect_since().map(|since| since + ESCALATE_AFTER)
     }
 
     pub(super) fn drained_at(&self) -> Option<Instant> {

@@ -16,6 +16,7 @@ mod link;
 mod snapshot;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -54,11 +55,9 @@ impl Default for Params {
 
 /// Links of one session at most: as many as a slot mask has bits.
 pub const LINKS_MAX: usize = 64;
-/// What a suspect link carried is sent again elsewhere after this long (or one round trip, if that is longer): a stalled
-/// transfer goes on within two seconds, and a short hiccup repeats nothing.
-const ESCALATE_AFTER: Duration = Duration::from_millis(500);
-/// Longest wait for that.
-const ESCALATE_MAX: Duration = Duration::from_millis(1_200);
+/// What a suspect link carried is sent again elsewhere after this long: a stalled transfer goes on within two seconds,
+/// and a short hiccup repeats nothing.
+const ESCALATE_AFTER: Duration = Duration::from_millis(250);
 
 /// Flows that were bulk are looked at again this often.
 const BULK_COUNT: Duration = Duration::from_secs(1);
@@ -458,7 +457,7 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut put = 0;
         while batch.len() < want {
-            let Some((stream, allowed)) = link.drr.next() else { break };
+            let Some((stream, allowed)) = link.drr.turn() else { break };
             let room = (want - batch.len()).min(allowed as usize);
             let bytes = self.session.fill(stream, room, link.slot, batch);
             put += bytes;

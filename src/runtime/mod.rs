@@ -22,3 +22,11 @@ mod tests;
 pub fn thread() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
+
+/// Prepares the process for many connections.
+pub fn prepare() {
+    match crate::transport::rlimit::raise_open_files() {
+        Ok(files) => tracing::debug!(files, "open files allowed"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit on open files"),
+    }
+}

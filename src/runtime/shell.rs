@@ -1,7 +1,7 @@
 //! The engine of a session together with everybody who waits for it. One thread; nothing here blocks or awaits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -71,7 +71,7 @@ pub(super) struct StreamWakers {
 pub(super) struct Core {
     pub(super) engine: Engine,
     pub(super) links: BTreeMap<LinkId, LinkSlot>,
-    pub(super) wakers: HashMap<StreamId, StreamWakers>,
+    pub(super) wakers: BTreeMap<StreamId, StreamWakers>,
     pub(super) incoming: VecDeque<(StreamId, Target, Class)>,
     pub(super) end: Option<SessionEnd>,
     pub(super) driver: Option<Waker>,
@@ -97,7 +97,7 @@ impl Shell {
             core: RefCell::new(Core {
                 engine,
                 links: BTreeMap::new(),
-                wakers: HashMap::new(),
+                wakers: BTreeMap::new(),
                 incoming: VecDeque::new(),
                 end: None,
                 driver: None,
@@ -323,7 +323,7 @@ impl Core {
 
     /// The session is over: everybody should look.
     pub(super) fn wake_all(&mut self) {
-        for (_, wakers) in self.wakers.drain() {
+        for wakers in std::mem::take(&mut self.wakers).into_values() {
             for waker in [wakers.read, wakers.write].into_iter().flatten() {
                 waker.wake();
             }

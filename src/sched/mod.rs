@@ -48,7 +48,7 @@ impl Drr {
     }
 
     /// The flow whose turn it is, and how many bytes it may send now (at least 1).
-    pub fn next(&mut self) -> Option<(StreamId, u32)> {
+    pub fn turn(&mut self) -> Option<(StreamId, u32)> {
         loop {
             let (id, place) = match (self.new.front(), self.old.front()) {
                 (Some(id), _) => (*id, Place::New),
@@ -142,7 +142,7 @@ mod tests {
         ids(0..4).for_each(|id| drr.activate(id));
         let mut sent = [0u64; 4];
         while sent.iter().sum::<u64>() < 64 << 20 {
-            let (id, allowed) = drr.next().unwrap();
+            let (id, allowed) = drr.turn().unwrap();
             let chunk = [1_000, 64 * 1024, 9_000, 30_000][id.0 as usize].min(allowed as usize);
             sent[id.0 as usize] += chunk as u64;
             drr.sent(id, chunk, true);
@@ -156,13 +156,13 @@ mod tests {
         let mut drr = Drr::default();
         ids(0..100).for_each(|id| drr.activate(id));
         for _ in 0..1_000 {
-            let (id, allowed) = drr.next().unwrap();
+            let (id, allowed) = drr.turn().unwrap();
             drr.sent(id, allowed as usize, true);
         }
         drr.activate(StreamId(500));
-        assert_eq!(drr.next().unwrap().0, StreamId(500));
+        assert_eq!(drr.turn().unwrap().0, StreamId(500));
         drr.sent(StreamId(500), 100, false);
-        assert_ne!(drr.next().unwrap().0, StreamId(500));
+        assert_ne!(drr.turn().unwrap().0, StreamId(500));
         assert_eq!(drr.len(), 100);
     }
 
@@ -173,7 +173,7 @@ mod tests {
         drr.activate(StreamId(1));
         let mut sent = [0u64; 2];
         for _ in 0..10_000 {
-            let (id, allowed) = drr.next().unwrap();
+            let (id, allowed) = drr.turn().unwrap();
             let bytes = allowed.min(32 * 1024) as usize;
             sent[id.0 as usize] += bytes as u64;
             // Flow 1 pretends to be done after every turn and returns at once.
@@ -188,12 +188,12 @@ mod tests {
         let mut drr = Drr::default();
         ids(0..10).for_each(|id| drr.activate(id));
         for _ in 0..7 {
-            let (id, allowed) = drr.next().unwrap();
+            let (id, allowed) = drr.turn().unwrap();
             drr.sent(id, allowed as usize, true);
         }
         let mut all = drr.take_all();
         all.sort();
         assert_eq!(all, ids(0..10).collect::<Vec<_>>());
-        assert!(drr.is_empty() && drr.next().is_none());
+        assert!(drr.is_empty() && drr.turn().is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! Sockets that links come in by, from the connection to the proof of who it is.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +19,13 @@ use crate::transport::tls::{self, CertSource, Certificates};
 use crate::transport::{Raw, TransportKind, quic, ws};
 use crate::wire::hello::SealWish;
 
+use super::certwatch;
 use super::hub::Hub;
 
 const ALPN_H3: &[u8] = b"h3";
 const ALPN_HTTP: &[u8] = b"http/1.1";
+/// A visitor of the decoy counts among the unauthenticated until he leaves; who says nothing more leaves soon.
+const VISITOR_IDLE: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of something.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -30,12 +34,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Bound {
     address: SocketAddr,
     socket: Socket,
+    /// Files whose change is to be followed.
+    watched: Option<(Arc<Certificates>, Vec<PathBuf>)>,
 }
 
 #[derive(Debug)]
 enum Socket {
-    Ws(TcpListener, ws::AcceptOptions),
-    Quic(quic::Listener),
+    Ws(TcpListener, Box<ws::AcceptOptions>),
+    Quic(Box<quic::Listener>),
 }
 
 impl Bound {
@@ -48,12 +54,19 @@ impl Bound {
 pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
     let named = || format!("cannot listen on {} {}", listen.transport, listen.address);
     let certificates = listen.certificate.as_ref().map(load).transpose()?.map(Arc::new);
+    let watched = match (&certificates, &listen.certificate) {
+        (Some(held), Some(Certificate::Files { chain, key })) => {
+            Some((Arc::clone(held), vec![chain.clone(), key.clone()]))
+        }
+        _ => None,
+    };
     match listen.transport {
         TransportKind::Quic => {
             let certificates = certificates.context("QUIC needs a certificate")?;
             let tls = tls::server_config(certificates, &[ALPN_H3])?;
             let listener = quic::Listener::bind(listen.address, &tls, quic::Params::default()).with_context(named)?;
-            Ok(Bound { address: listener.local_addr().with_context(named)?, socket: Socket::Quic(listener) })
+            let address = listener.local_addr().with_context(named)?;
+            Ok(Bound { address, socket: Socket::Quic(Box::new(listener)), watched })
         }
         TransportKind::Ws | TransportKind::Mem => {
             let listener = TcpListener::from_std(edges::bind(listen.address)?).with_context(named)?;
@@ -61,7 +74,9 @@ pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
             options.tls = certificates.map(|c| tls::server_config(c, &[ALPN_HTTP])).transpose()?;
             options.decoy = Arc::new(decoy(&listen.decoy));
             options.head_timeout = time;
-            Ok(Bound { address: listener.local_addr()?, socket: Socket::Ws(listener, options) })
+            options.idle_timeout = VISITOR_IDLE;
+            let address = listener.local_addr()?;
+            Ok(Bound { address, socket: Socket::Ws(listener, Box::new(options)), watched })
         }
     }
 }
@@ -110,14 +125,17 @@ impl Acceptor {
     /// Serves a socket until aborted.
     pub(super) fn serve(self: &Rc<Self>, bound: Bound) -> AbortHandle {
         let acceptor = Rc::clone(self);
+        if let Some((certificates, files)) = bound.watched {
+            spawn_local(certwatch::watch(certificates, files));
+        }
         let task = match bound.socket {
             Socket::Ws(listener, options) => {
                 tracing::info!(address = %bound.address, path = options.path, "listening for WebSockets");
-                spawn_local(acceptor.serve_ws(listener, Rc::new(options)))
+                spawn_local(acceptor.serve_ws(listener, Rc::from(options)))
             }
             Socket::Quic(listener) => {
                 tracing::info!(address = %bound.address, "listening for QUIC");
-                spawn_local(acceptor.serve_quic(listener))
+                spawn_local(acceptor.serve_quic(*listener))
             }
         };
         task.abort_handle()

@@ -5,6 +5,7 @@
 //! [`hub`] is what the threads share: which sessions live, and where.
 
 mod accept;
+mod certwatch;
 mod hub;
 mod worker;
 
@@ -107,6 +108,7 @@ impl Server {
 /// # Errors
 /// What keeps it from starting.
 pub fn run(config: config::Server) -> anyhow::Result<()> {
+    crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async { Server::bind(config)?.run(crate::runtime::signal::terminated()).await })
 }

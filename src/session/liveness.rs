@@ -4,6 +4,7 @@
 //! The witness is a ping on the link itself: idle links are pinged every `ping_interval`, busy ones about once a round
 //! trip. Any arrival is a sign of life and clears suspicion. The round trip is estimated as in RFC 6298.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Times of the liveness machine.
@@ -27,12 +28,18 @@ impl Default for Params {
     }
 }
 
-/// Between pings of a busy link: about one round trip, within these bounds.
-const BUSY_PING: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Between pings of a busy link: about one round trip, within these bounds. On a long path several are under way at once,
+/// so that silence shows within two of these times and not only after a round trip.
+const BUSY_PING: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(250));
 /// Between pings of a suspect link: soon enough to notice its return, seldom enough to cost nothing.
 const SUSPECT_PING: Duration = Duration::from_millis(500);
 /// Measurements made during silences are collected this long before the least of them is believed.
 const DOUBT_AT_MOST: Duration = Duration::from_secs(2);
+/// What deviation may add to a round trip before silence is suspicious: the round trip again, or this if it is longer. A
+/// link whose queue comes and goes would otherwise be waited for for many seconds.
+const DOUBT_MIN: Duration = Duration::from_millis(500);
+/// Open pings that are remembered.
+const OPEN_MAX: usize = 64;
 /// Before the first measurement (RFC 6298 §2.1).
 const RTT_INITIAL: Duration = Duration::from_secs(1);
 /// Minimal round trips are remembered this long, so that a change of route is believed.
@@ -56,6 +63,8 @@ pub struct Liveness {
     seed: u64,
     epoch: Instant,
     last_rx: Instant,
+    /// Pings not answered yet, oldest first, with the time they were sent. Bounded by [`OPEN_MAX`].
+    open: VecDeque<(u64, Instant)>,
     /// When the oldest ping was due that nothing has come after.
     waiting: Option<Instant>,
     next_ping: Instant,
@@ -81,6 +90,7 @@ impl Liveness {
             seed: seed | 1,
             epoch: now,
             last_rx: now,
+            open: VecDeque::new(),
             waiting: Some(now),
             next_ping: now,
             ping_due: true,
@@ -129,6 +139,9 @@ impl Liveness {
         let id = self.next_id;
         self.next_id += 1;
         self.waiting.get_or_insert(now);
+        if self.open.len() < OPEN_MAX {
+            self.open.push_back((id, now));
+        }
         self.next_ping = now + if self.suspect.is_some() { SUSPECT_PING } else { self.idle_interval() };
         Some((id, self.clock_us(now)))
     }
@@ -157,6 +170,10 @@ impl Liveness {
         let now_us = self.clock_us(now);
         if id >= self.next_id || echo_us > now_us {
             return;
+        }
+        // Links keep order: what was asked before has been answered or never will be.
+        while self.open.front().is_some_and(|(open, _)| *open <= id) {
+            self.open.pop_front();
         }
         let rtt = Duration::from_micros(now_us - echo_us).max(Duration::from_micros(1));
         if id >= self.trusted_from || self.srtt.is_none() {
@@ -194,7 +211,15 @@ impl Liveness {
 
     fn suspect_after(&self) -> Duration {
         let rtt = self.srtt.unwrap_or(RTT_INITIAL);
-        (rtt + self.rttvar * 4).max(self.params.suspect_min).min(self.params.ping_timeout)
+        let doubt = (self.rttvar * 4).min(rtt.max(DOUBT_MIN));
+        (rtt + doubt).max(self.params.suspect_min).min(self.params.ping_timeout)
+    }
+
+    /// When the link becomes suspect if nothing arrives: the oldest open ping is overdue, and arrivals have stopped.
+    fn suspect_at(&self) -> Option<Instant> {
+        let asked = self.open.front().map(|(_, at)| *at).or(self.waiting)?;
+        let quiet = self.params.suspect_min.max(self.busy_interval() * 2);
+        Some((asked + self.suspect_after()).max(self.last_rx + quiet))
     }
 
     /// What the passing of time says.
@@ -208,7 +233,7 @@ impl Liveness {
         if now >= since + self.params.ping_timeout {
             return Verdict::Dead;
         }
-        if self.suspect.is_none() && now >= since + self.suspect_after() {
+        if self.suspect.is_none() && self.suspect_at().is_some_and(|at| now >= at) {
             self.suspect = Some(now);
             self.next_ping = self.next_ping.min(now + SUSPECT_PING);
             return Verdict::Suspect;
@@ -219,9 +244,10 @@ impl Liveness {
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Instant {
         let ping = if self.ping_due { None } else { Some(self.next_ping) };
-        let verdict = self
-            .waiting
-            .map(|since| since + if self.suspect.is_none() { self.suspect_after() } else { self.params.ping_timeout });
+        let verdict = self.waiting.map(|since| {
+            let dead = since + self.params.ping_timeout;
+            if self.suspect.is_none() { self.suspect_at().map_or(dead, |at| at.min(dead)) } else { dead }
+        });
         match (ping, verdict) {
             (Some(a), Some(b)) => a.min(b),
             (Some(a), None) | (None, Some(a)) => a,
@@ -246,9 +272,8 @@ impl Liveness {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests {
-    use std::collections::VecDeque;
-
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -265,6 +290,7 @@ mod tests {
         }
         live.poll_ping(now);
         live.on_rx(now);
+        live.open.clear();
         (live, now)
     }
 
@@ -368,7 +394,9 @@ mod tests {
         while now < start + Duration::from_secs(60) {
             let arrival = answers.front().map(|(at, _, _)| *at);
             now = now.max(arrival.map_or(live.poll_timeout(), |at: Instant| at.min(live.poll_timeout())));
-            if let Some((_, id, clock)) = answers.pop_front_if(|(at, _, _)| *at <= now) {
+            if answers.front().is_some_and(|(at, _, _)| *at <= now)
+                && let Some((_, id, clock)) = answers.pop_front()
+            {
                 live.on_rx(now);
                 live.on_pong(id, clock, now);
                 live.on_data_sent(now);

@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Room for the next chunk, in bytes; 0 means wait for [`Event::Writable`].
+    /// Room for the next chunk, in bytes; 0 means wait for [`super::Event::Writable`].
     ///
     /// # Errors
     /// Why nothing can be written any more.

@@ -19,6 +19,7 @@ mod send;
 mod stream;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};

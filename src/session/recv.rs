@@ -245,6 +245,7 @@ impl RecvHalf {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
 mod tests {
     use super::*;
 

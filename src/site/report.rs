@@ -73,6 +73,8 @@ pub fn listener(served: &Served, peer: Option<&str>) -> ListenerStatus {
         open: counters.open(),
         accepted: counters.accepted.get(),
         refused: counters.no_session.get() + counters.limited.get() + counters.refused.get(),
-        ..ListenerStatus::default()
+        reset: counters.reset_local.get() + counters.reset_remote.get(),
+        bytes_sent: counters.traffic.outward.get(),
+        bytes_received: counters.traffic.inward.get(),
     }
 }

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod gate;
 pub mod mem;
 pub mod quic;
+pub mod rlimit;
 pub mod sockopt;
 pub mod tls;
 pub mod ws;

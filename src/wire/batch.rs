@@ -147,6 +147,7 @@ mod tests {
             ]
         );
         batch.clear();
-        assert!(batch.is_empty() && batch.len() == 0);
+        assert!(batch.is_empty());
+        assert_eq!(batch.heads.len() + batch.payload_len, 0);
     }
 }

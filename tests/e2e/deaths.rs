@@ -1,8 +1,11 @@
 //! Links die in every way they can, and no stream notices.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::harness::flows::{Progress, both_ways, transfer};
+use crate::harness::origin::Origin;
 use crate::harness::proxy::{Death, Proxy};
 use crate::harness::site::Via;
 use crate::harness::through::{Through, forward};
@@ -19,7 +22,7 @@ const HASTE_SERVER: &str = "[liveness]\nping_interval = \"200ms\"\nping_timeout 
 
 #[test]
 fn two_hundred_link_deaths_cost_eight_transfers_both_ways_not_one_byte() {
-    const LENGTH: u64 = 5 << 20;
+    const LENGTH: u64 = 3 << 20;
     let origin = both_ways();
     let sites = Through::new(Via::Ws, 6, Proxy::new, &format!("{}{HASTE}", forward(origin.address())), HASTE_SERVER);
     let progress = Progress::default();
@@ -77,4 +80,33 @@ fn a_half_open_link_stalls_no_transfer_for_more_than_two_seconds_while_another_i
     assert!(status.sessions[0].links.iter().any(|link| link.suspect_s.is_some()), "the dead link is still held");
     let worst = seen.iter().map(|(_, _, worst)| *worst).max();
     assert!(worst < Some(Duration::from_secs(2)), "a transfer stalled for {worst:?}");
+}
+
+#[test]
+fn a_path_that_refuses_is_tried_with_patience_and_its_flows_go_on_when_it_opens() {
+    let origin = Origin::echo();
+    let sites = Through::new(Via::Wss, 2, Proxy::new, &forward(origin.address()), "");
+    let mut stream = TcpStream::connect(sites.forward()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut echo = |byte: u8| {
+        stream.write_all(&[byte]).unwrap();
+        let mut got = [0];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got[0], byte);
+    };
+    echo(1);
+    let before = sites.proxy.accepted();
+    sites.proxy.refuse(true);
+    sites.proxy.kill_all(Death::Reset);
+    let start = now();
+    let spell = Duration::from_secs(3);
+    poll_until("three seconds of refusals", Duration::from_secs(10), || {
+        (now().saturating_duration_since(start) >= spell).then_some(())
+    });
+    // Waits are random below 100 ms, 200 ms, 400 ms, 800 ms, and then up to 20 s, in each of two places.
+    let tries = sites.proxy.accepted() - before;
+    assert!((1..=30).contains(&tries), "{tries} tries in three seconds");
+    sites.proxy.refuse(false);
+    echo(2);
+    assert_eq!(sites.client.status().sessions[0].totals.resets, 0);
 }

@@ -3,7 +3,8 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,9 +18,10 @@ use crate::harness::site::{PATH, Pair, Site, Via, free_port};
 use crate::harness::through::{Through, forward, uplink};
 use crate::harness::{PATIENCE, now, poll_until};
 
-/// A server with one peer, whose transfer both ways goes on while strangers do what they do.
+/// A server with one peer, whose transfers both ways follow each other while strangers do what they do.
 struct Scene {
-    transfer: JoinHandle<Result<(), String>>,
+    transfers: JoinHandle<Result<u64, String>>,
+    enough: Arc<AtomicBool>,
     client: Site,
     server: Site,
     address: SocketAddr,
@@ -30,8 +32,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// `length` bytes each way at 2 MiB/s. What the server has not finished with within two seconds it gives up.
-    fn new(length: u64) -> Self {
+    /// Transfers of 1 MiB each way at 2 MiB/s. What the server has not finished with within two seconds it gives up.
+    fn new() -> Self {
         let origin = both_ways();
         let pair = Pair::new();
         let port = free_port();
@@ -41,16 +43,28 @@ impl Scene {
         let client = pair.client(&uplink(Via::Ws, &path, 2), &forward(origin.address()));
         client.wait_links(2);
         let progress = Progress::default();
-        let transfer = transfer(client.listener("forward"), 1, length, progress.clone());
-        poll_until("the transfer to be under way", PATIENCE, || (progress.bytes() > 1 << 20).then_some(()));
+        let enough = Arc::new(AtomicBool::new(false));
+        let transfers = {
+            let (listener, progress, enough) = (client.listener("forward"), progress.clone(), Arc::clone(&enough));
+            thread::spawn(move || {
+                let mut done = 0;
+                while !enough.load(Ordering::Relaxed) {
+                    transfer(listener, done, 1 << 20, progress.clone()).join().unwrap()?;
+                    done += 1;
+                }
+                Ok(done)
+            })
+        };
+        poll_until("transfers to be under way", PATIENCE, || (progress.bytes() > 1 << 20).then_some(()));
         let rss = server.rss();
-        Self { transfer, client, server, address, rss, _origin: origin, _path: path, _pair: pair }
+        Self { transfers, enough, client, server, address, rss, _origin: origin, _path: path, _pair: pair }
     }
 
-    /// The transfer ends well, the peer lost nothing, the server grew by less than `bound` bytes and has but one session.
+    /// Every transfer ends well, the peer lost nothing, the server grew by less than `bound` bytes and has but one session.
     fn undisturbed(self, bound: u64) {
-        assert!(!self.transfer.is_finished(), "the transfer goes on for as long as the strangers");
-        assert_eq!(self.transfer.join().unwrap(), Ok(()));
+        self.enough.store(true, Ordering::Relaxed);
+        let done = self.transfers.join().unwrap();
+        assert!(matches!(done, Ok(2..)), "{done:?}");
         let sessions = self.client.status().sessions;
         assert_eq!((sessions[0].totals.link_losses, sessions[0].totals.resets), (0, 0));
         let status = self.server.status();
@@ -107,7 +121,7 @@ fn a_replayed_handshake_gets_one_answer_that_is_of_no_use_and_changes_nothing() 
 
 #[test]
 fn garbage_and_frames_that_are_too_short_or_too_long_disturb_nobody() {
-    let scene = Scene::new(8 << 20);
+    let scene = Scene::new();
     let upgrade = upgrade();
     let after = |frames: &[u8]| [upgrade.as_bytes(), frames].concat();
     let masked = |head: &[u8], body: &[u8]| [head, &[0; 4], body].concat();
@@ -141,7 +155,7 @@ fn garbage_and_frames_that_are_too_short_or_too_long_disturb_nobody() {
 #[test]
 fn ten_thousand_strangers_get_nothing_and_cost_next_to_nothing() {
     const STRANGERS: u64 = 10_000;
-    let scene = Scene::new(24 << 20);
+    let scene = Scene::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let address = scene.address;
     let gossip = runtime.block_on(async move {
@@ -168,7 +182,7 @@ fn ten_thousand_strangers_get_nothing_and_cost_next_to_nothing() {
 
 #[test]
 fn connections_that_dawdle_are_closed_in_time() {
-    let scene = Scene::new(12 << 20);
+    let scene = Scene::new();
     let upgrade = upgrade();
     // One byte now and then: some never finish their head, some their first message.
     let mut dawdlers: Vec<(TcpStream, Vec<u8>, usize)> = (0..60)

@@ -197,9 +197,14 @@ impl Tx {
         lock(&self.outgoing).held()
     }
 
-    /// Bytes written and not sent by the kernel.
-    pub(super) fn unsent(&self) -> u32 {
+    /// Bytes written and not sent by the kernel, and what these may be.
+    pub(super) fn unsent(&self) -> (u32, u32) {
         lock(&self.outgoing).unsent()
+    }
+
+    /// How often the seal's key was replaced.
+    pub(super) fn seal_epoch(&self) -> Option<u64> {
+        self.sealer.as_ref().map(Sealer::epoch)
     }
 
     pub(super) fn set_records_max(&self, max: u64) {

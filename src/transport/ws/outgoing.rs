@@ -252,12 +252,12 @@ impl Outgoing {
     }
 
     #[cfg(test)]
-    pub(super) fn unsent(&self) -> u32 {
+    pub(super) fn unsent(&self) -> (u32, u32) {
         let info = match &self.sink {
             Sink::Plain(half) | Sink::Records(half, _) => sockopt::tcp_info(half.as_ref()),
             Sink::Rustls(tls) => sockopt::tcp_info(lock(tls).get_ref().0.tcp().unwrap()),
         };
-        info.unwrap().notsent
+        (info.unwrap().notsent, self.unsent)
     }
 
     #[cfg(test)]

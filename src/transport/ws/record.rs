@@ -185,3 +185,133 @@ impl Opener {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::ws::keys::Capture;
+    use rustls::crypto::cipher::{AeadKey, Iv};
+    use rustls::{ConnectionTrafficSecrets, KeyLog};
+
+    /// Both ends of one direction.
+    fn ends() -> (Protector, Opener) {
+        let capture = Capture::default();
+        capture.log("CLIENT_TRAFFIC_SECRET_0", &[], &[3; 32]);
+        capture.log("SERVER_TRAFFIC_SECRET_0", &[], &[4; 32]);
+        let key = || {
+            let (key, iv) = (AeadKey::from([1; 32]), Iv::new([2; 12]));
+            let secrets = ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv };
+            Key::new(7, &secrets, capture.secrets().unwrap().0).unwrap()
+        };
+        (Protector::new(key()), Opener::new(key()))
+    }
+
+    /// Opens all of `input`.
+    fn open(opener: &mut Opener, input: &[u8]) -> Result<Vec<u8>, LinkError> {
+        let (mut plain, mut at) = (BytesMut::new(), 0);
+        while let Some(count) = opener.open(&input[at..], &mut plain)? {
+            at += count;
+        }
+        assert_eq!(at, input.len(), "whole records");
+        Ok(plain.to_vec())
+    }
+
+    fn error_of(content: &[(u8, &[u8])]) -> String {
+        let (mut protector, mut opener) = ends();
+        let mut out = Buffer::default();
+        for (kind, plain) in content {
+            protector.record(*kind, plain, &mut out).unwrap();
+        }
+        open(&mut opener, out.bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn data_of_any_length_survives_in_records_of_the_largest_size() {
+        let (mut protector, mut opener) = ends();
+        for len in [0, 1, PLAIN_MAX - 1, PLAIN_MAX, PLAIN_MAX + 1, 100_000] {
+            let plain: Vec<u8> = (0..len).map(|i| (i / 3) as u8).collect();
+            let mut out = Buffer::default();
+            protector.data(&plain, &mut out).unwrap();
+            assert_eq!(out.len(), len + len.div_ceil(PLAIN_MAX) * (HEAD + 1 + TAG));
+            assert_eq!(open(&mut opener, out.bytes()).unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn padding_is_taken_off_and_a_record_of_nothing_but_padding_is_refused() {
+        let (mut protector, mut opener) = ends();
+        let mut out = Buffer::default();
+        // The last byte is written as the type: zeros behind the real one are padding.
+        protector.record(0, &[b'a', 0, b'b', APPLICATION_DATA, 0, 0], &mut out).unwrap();
+        assert_eq!(open(&mut opener, out.bytes()).unwrap(), b"a\0b");
+        assert!(error_of(&[(0, &[0, 0])]).contains("without a type"));
+    }
+
+    #[test]
+    fn a_request_for_a_new_key_is_noticed_once_and_the_next_key_opens() {
+        let (mut protector, mut opener) = ends();
+        let mut out = Buffer::default();
+        protector.update(&mut out).unwrap();
+        protector.data(b"x", &mut out).unwrap();
+        assert_eq!(open(&mut opener, out.bytes()).unwrap(), b"x");
+        assert!(!opener.take_update_request(), "nobody asked");
+        let mut out = Buffer::default();
+        // In two records, as any message may be.
+        protector.record(HANDSHAKE, &[KEY_UPDATE, 0], &mut out).unwrap();
+        protector.record(HANDSHAKE, &[0, 1, UPDATE_REQUESTED], &mut out).unwrap();
+        protector.key = protector.key.next().unwrap();
+        protector.data(b"y", &mut out).unwrap();
+        assert_eq!(open(&mut opener, out.bytes()).unwrap(), b"y");
+        assert!(opener.take_update_request() && !opener.take_update_request());
+    }
+
+    #[test]
+    fn tickets_are_passed_over_and_other_messages_refused() {
+        let (mut protector, mut opener) = ends();
+        let mut out = Buffer::default();
+        protector
+            .record(HANDSHAKE, &[NEW_SESSION_TICKET, 0, 0, 2, 9, 9, NEW_SESSION_TICKET, 0, 0, 0], &mut out)
+            .unwrap();
+        protector.data(b"z", &mut out).unwrap();
+        assert_eq!(open(&mut opener, out.bytes()).unwrap(), b"z");
+        assert!(error_of(&[(HANDSHAKE, &[1, 0, 0, 0])]).contains("type 1"));
+        assert!(error_of(&[(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 2])]).contains("type 24"), "neither asked nor not");
+        assert!(error_of(&[(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0, 4])]).contains("type 24"), "not the last one");
+        assert!(error_of(&[(HANDSHAKE, &[4, 0xff, 0xff, 0xff])]).contains("too long"));
+        assert!(error_of(&[(HANDSHAKE, &[])]).contains("out of place"));
+        assert!(error_of(&[(HANDSHAKE, &[4, 0]), (APPLICATION_DATA, b"x")]).contains("out of place"), "interleaved");
+        assert!(error_of(&[(20, &[1])]).contains("type 20"));
+    }
+
+    #[test]
+    fn alerts_end_the_stream() {
+        assert!(error_of(&[(ALERT, &[2, 40])]).contains("alert 40"));
+        assert!(error_of(&[(ALERT, &[2])]).contains("malformed"));
+        let (mut protector, mut opener) = ends();
+        let mut out = Buffer::default();
+        protector.close_notify(&mut out).unwrap();
+        assert!(matches!(open(&mut opener, out.bytes()), Err(LinkError::Closed)));
+    }
+
+    #[test]
+    fn reordered_and_damaged_records_do_not_open_and_leave_nothing_behind() {
+        let (mut protector, mut opener) = ends();
+        let mut out = Buffer::default();
+        protector.data(b"first", &mut out).unwrap();
+        let first = out.len();
+        protector.data(b"second", &mut out).unwrap();
+        let mut plain = BytesMut::from(&b"kept"[..]);
+        assert!(opener.open(&out.bytes()[first..], &mut plain).is_err());
+        assert_eq!(&plain[..], b"kept");
+        for at in 0..first {
+            let (mut protector, mut opener) = ends();
+            let mut out = Buffer::default();
+            protector.data(b"first", &mut out).unwrap();
+            let mut bytes = out.bytes().to_vec();
+            bytes[at] ^= 1;
+            let opened = opener.open(&bytes, &mut plain);
+            assert!(!matches!(opened, Ok(Some(_))), "damage at {at}");
+            assert_eq!(&plain[..], b"kept");
+        }
+    }
+}

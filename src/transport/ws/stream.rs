@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use rustls::{ClientConfig, ExtractedSecrets, ProtocolVersion, ServerConfig};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -176,7 +176,15 @@ impl AsyncRead for Outer {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
+            Self::Tls(tls) => {
+                // Not `poll_read`, which goes on to the next records while there is room in `buf`, and may stop within one.
+                let mut stream = Pin::new(&mut tls.stream);
+                let bytes = ready!(stream.as_mut().poll_fill_buf(cx))?;
+                let count = bytes.len().min(buf.remaining());
+                buf.put_slice(&bytes[..count]);
+                stream.consume(count);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

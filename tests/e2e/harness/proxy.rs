@@ -135,12 +135,6 @@ impl Proxy {
         self.address
     }
 
-    /// Connections under way, those that are silent for good not counted.
-    pub(crate) fn open(&self) -> usize {
-        let state = self.shared.state();
-        state.open.values().filter(|open| !matches!(*open.fate.borrow(), Fate::Dying(_))).count()
-    }
-
     /// Connections accepted from the start.
     pub(crate) fn accepted(&self) -> u64 {
         self.shared.state().next
@@ -183,11 +177,6 @@ impl Proxy {
         for open in state.open.values() {
             open.fate.send_if_modified(|fate| *fate == from && std::mem::replace(fate, to) == from);
         }
-    }
-
-    /// Leads connections that come elsewhere, as when a server was started again.
-    pub(crate) fn lead_to(&self, target: SocketAddr) {
-        self.shared.state().target = target;
     }
 
     /// Refuses connections that come (by a reset), or no longer.

@@ -262,7 +262,7 @@ impl World {
         let now = self.now;
         loop {
             self.read(n);
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 self.write(n / 2);
             }
             let end = &mut self.ends[n];
@@ -288,7 +288,7 @@ impl World {
         let end = &mut self.ends[n];
         if let Some((_, connection)) = &mut end.connection {
             let source = self.senders[n / 2].flow.source.map(|_| now + Duration::from_millis(5));
-            let due = [connection.poll_timeout(), source.filter(|_| n % 2 == 0)].into_iter().flatten().min();
+            let due = [connection.poll_timeout(), source.filter(|_| n.is_multiple_of(2))].into_iter().flatten().min();
             end.wake = due.map(|due| tick + Duration::from_millis((due - tick).as_micros().div_ceil(1000) as u64));
             // A timer that is due by rounding fires in the next millisecond.
             end.wake = end.wake.map(|w| if w <= now { w + Duration::from_millis(1) } else { w });
@@ -303,7 +303,7 @@ impl World {
             match event {
                 Event::Connected => {
                     Params::default().open_proto_windows(connection);
-                    if n % 2 == 0 {
+                    if n.is_multiple_of(2) {
                         let sender = &mut self.senders[n / 2];
                         for _ in 0..sender.flow.lanes {
                             sender.lanes.push(connection.streams().open(Dir::Uni).unwrap());

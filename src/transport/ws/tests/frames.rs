@@ -10,10 +10,9 @@ use super::super::rehome;
 use super::{OUTSIDES, Outside, data_batch, links, naked_client, raws, recv, recv_data, send};
 use crate::ids::{Side, StreamId};
 use crate::transport::LinkError;
-use crate::transport::sockopt::UNSENT_MAX;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::frame::{DATA_MAX, Frame};
-use crate::wire::seal::{Cipher, SealPair, Secret};
+use crate::wire::seal::{Cipher, EPOCH_TIME, SealPair, Secret};
 use crate::wire::ws::{self, Decoder, Head, Message, Opcode};
 
 #[tokio::test]
@@ -120,6 +119,22 @@ async fn sealed_links_carry_frames_and_the_wire_shows_none_of_them() {
     let mut seen = vec![0; 4000];
     tcp.read_exact(&mut seen).await.unwrap();
     assert!(!seen.windows(8).any(|w| w == [0x55; 8]), "plaintext on the wire");
+}
+
+#[tokio::test]
+async fn a_seal_changes_its_key_with_time() {
+    let pair =
+        |side| SealPair::new(Cipher::Aes256Gcm, side, &Secret::from_bytes([1; 32]), &Secret::from_bytes([2; 32]));
+    let (client, server) = raws(Outside::Plain).await;
+    let (mut tx, _rx) = client.into_link(Some(pair(Side::Client)));
+    let (_tx, mut server_rx) = server.into_link(Some(pair(Side::Server)));
+    tokio::time::pause();
+    for at in 0..6 {
+        send(&mut tx, &data_batch(at * 10, 10, 1)).await;
+        recv_data(&mut server_rx, at * 10, (at + 1) * 10).await;
+        tokio::time::advance(EPOCH_TIME).await;
+    }
+    assert!(tx.seal_epoch().is_some_and(|epoch| epoch >= 2), "{:?}", tx.seal_epoch());
 }
 
 #[tokio::test]
@@ -287,17 +302,20 @@ async fn garbage_ends_the_link_with_the_status_that_the_standard_names() {
 
 #[tokio::test]
 async fn a_reader_that_stops_makes_the_sender_wait_with_flat_memory() {
-    for outside in OUTSIDES {
+    for (outside, len) in OUTSIDES.into_iter().flat_map(|o| [(o, DATA_MAX), (o, 4000)]) {
         let ((mut tx, _client_rx), (_server_tx, mut rx)) = links(outside).await;
         let mut cx = Context::from_waker(Waker::noop());
         let mut sent = 0u64;
         while tx.poll_ready(&mut cx).map(Result::unwrap).is_ready() {
-            let unsent = tx.unsent();
-            assert!(unsent <= UNSENT_MAX / 2, "{outside:?}: asks for more while {unsent} bytes wait in the kernel");
-            tx.start_send(&data_batch(sent, DATA_MAX, 1)).unwrap();
-            sent += DATA_MAX as u64;
+            let (unsent, limit) = tx.unsent();
+            assert!(
+                unsent <= limit / 2,
+                "{outside:?}: asks for more while {unsent} of {limit} bytes wait in the kernel"
+            );
+            tx.start_send(&data_batch(sent, len, 1)).unwrap();
+            sent += len as u64;
             let _ = tx.poll_flush(&mut cx).map(Result::unwrap);
-            assert!(tx.held() <= DATA_MAX + 200, "{} bytes held", tx.held());
+            assert!(tx.held() <= len + 200, "{} bytes held", tx.held());
             assert!(sent < 64 << 20, "{outside:?}: the sender never waits");
         }
         // It goes on as soon as the reader does.

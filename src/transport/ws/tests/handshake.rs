@@ -1,5 +1,6 @@
 //! Dialling, accepting, and single messages.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -106,6 +107,10 @@ async fn a_peer_may_change_its_key_and_ask_for_ours_to_change() {
         tls.write_all(&[0x82, 0x81, 0, 0, 0, 0, round]).await.unwrap();
         tls.flush().await.unwrap();
         assert_eq!(server.recv(1).await.unwrap(), [round]);
+        // Ours is announced before anything else is sent: a record that holds five bytes.
+        let mut head = [0; 5];
+        tls.get_mut().0.peek(&mut head).await.unwrap();
+        assert_eq!(head, [23, 3, 3, 0, 5 + 1 + 16]);
         server.send(&[round; 3]).await.unwrap();
         let mut answer = [0; 5];
         tls.read_exact(&mut answer).await.unwrap();
@@ -133,32 +138,41 @@ async fn damage_to_a_record_is_an_error_of_tls_and_an_alert_too() {
     assert!(matches!(end, Err(LinkError::Closed)), "{end:?}");
 }
 
-/// A client that does not wait for the 101 before it goes on, through TLS: the message shares a read with the request,
-/// and the record layer takes over in front of it.
+/// A client that does not wait for the 101 before it goes on, through TLS. What it sends shares a segment with the
+/// request: the message in the same record, in a record of its own, or in one of which a part comes later.
 #[tokio::test]
 async fn what_a_client_sends_right_behind_its_upgrade_is_not_lost_in_tls_either() {
-    use rustls_pki_types::ServerName;
-    for split in [false, true] {
+    for case in 0..3 {
         let (dialling, accepting) = options(Outside::Tls13);
         let (listener, address) = listen().await;
         let client = async {
             let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
             let connector = tokio_rustls::TlsConnector::from(dialling.tls.unwrap());
-            let mut tls = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
-            if split {
-                // Records of their own, in one segment with the request.
-                tls.write_all(upgrade(PATH).as_bytes()).await.unwrap();
-                tls.write_all(b"\x82\x82\0\0\0\0ab").await.unwrap();
+            let tls = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+            let (mut tcp, mut connection) = tls.into_inner();
+            let mut records = |plain: &[u8]| {
+                connection.writer().write_all(plain).unwrap();
+                let mut bytes = Vec::new();
+                while connection.wants_write() {
+                    connection.write_tls(&mut bytes).unwrap();
+                }
+                bytes
+            };
+            let message = b"\x82\x82\0\0\0\0ab";
+            let bytes = if case == 0 {
+                records(&[upgrade(PATH).as_bytes(), message].concat())
             } else {
-                let mut bytes = upgrade(PATH).into_bytes();
-                bytes.extend(b"\x82\x82\0\0\0\0ab");
-                tls.write_all(&bytes).await.unwrap();
-            }
-            tls.flush().await.unwrap();
-            tls
+                [records(upgrade(PATH).as_bytes()), records(message)].concat()
+            };
+            let now = if case == 2 { bytes.len() - 9 } else { bytes.len() };
+            tcp.write_all(&bytes[..now]).await.unwrap();
+            // The answer to the upgrade: the rest is sent when the record layer has changed hands.
+            tcp.readable().await.unwrap();
+            tcp.write_all(&bytes[now..]).await.unwrap();
+            tcp
         };
-        let (_tls, mut server) = tokio::join!(client, super::accept_one(&listener, &accepting));
-        assert_eq!(server.recv(9).await.unwrap(), b"ab");
+        let (_tcp, mut server) = tokio::join!(client, super::accept_one(&listener, &accepting));
+        assert_eq!(server.recv(9).await.unwrap(), b"ab", "case {case}");
     }
 }
 
