@@ -6,6 +6,8 @@
 //! * `emulator` (Linux): runs the model between network devices.
 //! * `lab` (Linux): namespaces for a client, a server and a CDN's edge, joined by emulated uplinks.
 //! * `probe` (Linux): measures what a path really does.
+//! * `load` (Linux): traffic with known contents for what is tried in the lab.
+//! * `scenario` (Linux): situations, played and judged.
 //!
 //! `units`, `rng`, `histogram`, `model`, `profile` (but for one file read) and `sim` are pure; all system calls are in `sys`.
 
@@ -22,6 +24,10 @@ pub mod emulator;
 #[cfg(target_os = "linux")]
 pub mod lab;
 #[cfg(target_os = "linux")]
+pub mod load;
+#[cfg(target_os = "linux")]
 pub mod probe;
+#[cfg(target_os = "linux")]
+pub mod scenario;
 #[cfg(target_os = "linux")]
 pub mod sys;

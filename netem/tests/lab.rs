@@ -242,7 +242,7 @@ fn without_root_run_makes_a_user_namespace_and_up_says_what_is_missing() {
         .unwrap()
         .success()
     {
-        let _ = writeln!(std::io::stderr(), "\n*** SKIPPED: this machine allows no user namespaces ***");
+        let _ = writeln!(std::io::stderr(), "\nSKIPPED: run without root: this machine allows no user namespaces");
         return;
     }
     let ran = as_nobody(&["run", "lan", "--", "ip", "-br", "addr", "show", "up0"]);

@@ -130,6 +130,8 @@ pub(super) enum Verb {
     /// Measure a path with numbered datagrams, one way, both ends on this machine.
     #[command(subcommand)]
     Probe(ProbeVerb),
+    /// Play scenarios with the real program and judge them.
+    Scenarios(ScenariosArgs),
     /// The emulator itself (the lab starts it).
     #[command(hide = true)]
     Emulate(EmulateArgs),
@@ -210,6 +212,36 @@ pub(super) struct EmulateArgs {
     pub(super) owner: Option<u32>,
     #[arg(long)]
     pub(super) lab: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScenariosArgs {
+    /// The directory with the scenarios.
+    pub(super) directory: PathBuf,
+    /// The short form: what fits into six minutes.
+    #[arg(long, conflicts_with = "long")]
+    pub(super) short: bool,
+    /// The long form, with a table (the default).
+    #[arg(long)]
+    pub(super) long: bool,
+    /// Only those whose `scenario/over/profiles` contains one of these.
+    #[arg(long, value_delimiter = ',')]
+    pub(super) only: Vec<String>,
+    /// Played at a time [default: 3 for the short form, else 1].
+    #[arg(long)]
+    pub(super) jobs: Option<usize>,
+    /// The program under test.
+    #[arg(long)]
+    pub(super) ghostwire: PathBuf,
+    /// For logs, configurations and tables.
+    #[arg(long)]
+    pub(super) output: PathBuf,
+    /// Seed of the links.
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Say what would be played, and end.
+    #[arg(long)]
+    pub(super) list: bool,
 }
 
 #[derive(Debug, Subcommand)]

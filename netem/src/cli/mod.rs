@@ -1,6 +1,7 @@
 //! The command line: reads arguments, calls the library, prints.
 
 mod args;
+mod scenarios;
 
 use args::{BackendArg, Cli, EdgeArg, EmulateArgs, HostArg, LabArg, ProbeVerb, UpArgs, Verb};
 use clap::Parser;
@@ -56,6 +57,7 @@ fn run(verb: Verb) -> Outcome {
         Verb::Down { name, all } => return down(name, all),
         Verb::Profiles { name } => profiles(name.as_deref())?,
         Verb::Probe(verb) => probe(verb)?,
+        Verb::Scenarios(args) => return scenarios::run(&args),
         Verb::Emulate(args) => emulate(args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ pub(crate) fn may_build_labs(test: &str) -> bool {
     let may = netem::sys::is_root();
     if !may {
         // straight to the descriptor: the harness shows captured output of failed tests only
-        let _ = writeln!(std::io::stderr(), "\n*** SKIPPED, needs root: {test} ***");
+        let _ = writeln!(std::io::stderr(), "\nSKIPPED: {test}: needs root");
     }
     may
 }
