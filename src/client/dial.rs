@@ -1,12 +1,15 @@
 //! From an endpoint of the configuration to a connection.
 
 use std::cell::OnceCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{self, Endpoint, Uplink};
+use crate::config::{self, Endpoint, Host, Uplink};
+use crate::segment::codec::Mac;
 use crate::transport::tls::{self, Verify};
-use crate::transport::{LinkError, Raw, TransportKind, quic, sockopt, ws};
+use crate::transport::raw::path::Wishes;
+use crate::transport::{LinkError, Raw, TransportKind, quic, raw, sockopt, ws};
 
 use super::join::Site;
 
@@ -23,6 +26,7 @@ pub(super) struct Dialler {
     /// As an URL without its path, for people.
     pub(super) name: String,
     bind: sockopt::Bind,
+    gateway_mac: Option<Mac>,
     /// Made at the first dial: trust stores are large and slow to read.
     tls: OnceCell<Arc<rustls::ClientConfig>>,
 }
@@ -32,11 +36,12 @@ impl Dialler {
         let bind = sockopt::Bind { source: uplink.source, interface: uplink.interface.clone() };
         let scheme = match (endpoint.transport, endpoint.tls) {
             (TransportKind::Quic, _) => "quic",
+            (TransportKind::Raw, _) => "raw",
             (_, true) => "wss",
             (_, false) => "ws",
         };
         let name = format!("{scheme}://{}:{}", endpoint.host, endpoint.port);
-        Self { endpoint: endpoint.clone(), name, bind, tls: OnceCell::new() }
+        Self { endpoint: endpoint.clone(), name, bind, gateway_mac: uplink.gateway_mac, tls: OnceCell::new() }
     }
 
     pub(super) async fn dial(&self, site: &Site) -> Result<Raw, LinkError> {
@@ -44,15 +49,31 @@ impl Dialler {
         match endpoint.transport {
             TransportKind::Quic => {
                 let options = quic::DialOptions {
-                    host: endpoint.host.to_string(),
+                    host: self.host(),
                     port: endpoint.port,
-                    address: endpoint.address,
+                    address: self.address(),
                     sni: endpoint.sni.clone(),
                     bind: quic::Bind { source: self.bind.source, interface: self.bind.interface.clone() },
                     tls: self.tls(ALPN_H3)?,
                     timeout: TIMEOUT,
                 };
                 Ok(Raw::Quic(Box::new(site.quic.dial(&options).await?)))
+            }
+            TransportKind::Raw => {
+                let options = raw::DialOptions {
+                    host: self.host(),
+                    port: endpoint.port,
+                    address: self.address(),
+                    sni: endpoint.sni.clone(),
+                    wishes: Wishes {
+                        interface: self.bind.interface.clone(),
+                        source: self.bind.source,
+                        gateway_mac: self.gateway_mac,
+                    },
+                    tls: self.tls(ALPN_H3)?,
+                    timeout: TIMEOUT,
+                };
+                Ok(Raw::Quic(Box::new(site.raw.dial(&options).await?)))
             }
             TransportKind::Ws | TransportKind::Mem => {
                 let options = ws::DialOptions {
@@ -68,6 +89,19 @@ impl Dialler {
                 Ok(Raw::Ws(Box::new(ws::dial(&options).await?)))
             }
         }
+    }
+
+    /// The host as TLS knows it: without brackets.
+    fn host(&self) -> String {
+        match &self.endpoint.host {
+            Host::Name(name) => name.clone(),
+            Host::Ip(ip) => ip.to_string(),
+        }
+    }
+
+    /// Where to go, as far as it is known without asking the DNS.
+    fn address(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.endpoint.ip()?, self.endpoint.address.map_or(self.endpoint.port, |a| a.port())))
     }
 
     fn tls(&self, alpn: &[u8]) -> Result<Arc<rustls::ClientConfig>, LinkError> {

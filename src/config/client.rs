@@ -6,10 +6,12 @@ use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, 
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
+use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
+use crate::segment::codec::Mac;
 use crate::transport::TransportKind;
 use crate::units::ByteSize;
 
@@ -42,6 +44,8 @@ pub struct Client {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How raw links look.
+    pub raw: Raw,
 }
 
 /// By what a server is known.
@@ -62,6 +66,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// Address that its sockets are bound to. `None`: as the routing table says.
     pub source: Option<IpAddr>,
+    /// Ethernet address of the next hop, for raw links. `None`: as the neighbour table says.
+    pub gateway_mac: Option<Mac>,
     /// Ways to the server, at least one; the first that works is used.
     pub endpoints: Vec<Endpoint>,
     /// How many WebSockets make up its pool.
@@ -82,7 +88,7 @@ impl Uplink {
     pub fn pool_size(&self, transport: TransportKind) -> PoolSize {
         match transport {
             TransportKind::Ws => self.ws_links,
-            TransportKind::Quic | TransportKind::Mem => PoolSize { min: 1, max: 1 },
+            TransportKind::Quic | TransportKind::Raw | TransportKind::Mem => PoolSize { min: 1, max: 1 },
         }
     }
 }
@@ -121,6 +127,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let raw = root.table("raw", Raw::read);
     root.complain_about_unknown_keys();
     Some(Client {
         site: site?,
@@ -136,6 +143,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         admin,
         log,
         seal,
+        raw,
     })
 }
 
@@ -151,18 +159,23 @@ fn uplink(entry: &Section<'_>) -> Option<Uplink> {
     let interface = entry.parsed("interface", interface, interface_name);
     let source = Shape::optional("string", "by routing", "an address of this host");
     let source = entry.parsed("source", source, |text| text.parse().map_err(|_| "is not an address"));
+    let mac = Shape::optional("string", "asked of the network", "an Ethernet address");
+    let gateway_mac = entry.parsed("gateway_mac", mac, str::parse::<Mac>);
     let endpoints = endpoint::list(entry);
     let shape = Shape::default("string", "\"2..4\"".into(), "\"N\", \"MIN..MAX\", 1 to 64");
     let ws_links = entry.parsed("links", shape, pool_size).unwrap_or(PoolSize { min: 2, max: 4 });
     if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Ws) {
         entry.no_effect("links", "without a wss:// or ws:// endpoint, as QUIC needs one link only");
     }
+    if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Raw) {
+        entry.no_effect("gateway_mac", "without a raw:// endpoint, as all others leave it to the kernel");
+    }
     let other_family =
         |source: IpAddr| endpoints.iter().all(|e| e.ip().is_some_and(|ip| ip.is_ipv4() != source.is_ipv4()));
     if !endpoints.is_empty() && source.is_some_and(other_family) {
         entry.fail_at("source", "is of another address family than every endpoint");
     }
-    Some(Uplink { name: name?, interface, source, endpoints, ws_links })
+    Some(Uplink { name: name?, interface, source, gateway_mac, endpoints, ws_links })
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).

@@ -1,5 +1,6 @@
 //! Sections that both sides have.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Performance {
     /// What all queues and buffers of the process may hold, 16 MiB to 1 TiB. Default 256 MiB on a server, 128 MiB on a
     /// client.
     pub memory: ByteSize,
+    /// Threads that send and read packets of raw links one by one, 1 to 256. Default: the number of cores.
+    pub packet_workers: usize,
 }
 
 /// How links are dialled again.
@@ -133,7 +136,10 @@ impl Site {
 
 impl Performance {
     pub(super) fn read(section: &Section<'_>, max_streams: u32, memory: ByteSize) -> Self {
+        let workers = Shape::optional("integer", "number of cores", format!("1 to {WORKERS_MAX}"));
+        let workers = section.integer_as("packet_workers", workers, 1..=WORKERS_MAX);
         Self {
+            packet_workers: workers.map_or_else(cores, |n| n as usize),
             max_streams: section.integer("max_streams", max_streams, 1..=STREAMS_MAX),
             memory: section.quantity("memory", memory, ByteSize::from_mib(16)..=ByteSize::from_gib(1024)),
         }
@@ -268,6 +274,14 @@ const SYSTEM_DIR: &str = "/run/ghostwire";
 fn effective_user() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Threads beyond any machine this has been thought about for.
+pub(super) const WORKERS_MAX: u32 = 256;
+
+/// The number of cores, and 1 where nobody knows it.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(WORKERS_MAX as usize)
 }
 
 const fn millis(n: u64) -> Duration {

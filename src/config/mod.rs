@@ -17,6 +17,7 @@ mod forward;
 mod keyfile;
 mod listen;
 mod occupied;
+mod raw;
 mod reader;
 mod report;
 mod secret;
@@ -44,6 +45,7 @@ pub use crate::config::common::{
 pub use crate::config::endpoint::{Endpoint, Verify};
 pub use crate::config::forward::{Forward, Socks5};
 pub use crate::config::listen::{Certificate, Decoy, Listen};
+pub use crate::config::raw::Raw;
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;
 pub use crate::config::server::{Peer, Server};

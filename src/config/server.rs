@@ -1,11 +1,12 @@
 //! The server's file: where links are accepted, and from whom.
 
-use std::num::NonZeroUsize;
-
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site};
+use crate::config::common::{
+    self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, WORKERS_MAX, cores,
+};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
+use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
@@ -36,6 +37,8 @@ pub struct Server {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How raw links look.
+    pub raw: Raw,
 }
 
 /// A site that may come, and what it may do.
@@ -102,16 +105,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let raw = root.table("raw", Raw::read);
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal })
-}
-
-/// Threads beyond any machine this has been thought about for.
-const WORKERS_MAX: u32 = 256;
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(WORKERS_MAX as usize)
+    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal, raw })
 }
 
 fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option<Peer> {

@@ -106,6 +106,14 @@ impl Stamps {
     }
 }
 
+/// Numbers to go back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    next: u32,
+    turn: usize,
+    label: u32,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -218,6 +226,18 @@ impl Connection {
             self.label = self.label.wrapping_add(count as u32);
         }
         header
+    }
+
+    /// Remembers the numbers before a segment is made.
+    pub fn mark(&self) -> Mark {
+        Mark { next: self.next, turn: self.turn, label: self.label }
+    }
+
+    /// Takes numbers back that were given to a segment which never left.
+    pub fn rewind(&mut self, mark: Mark) {
+        self.next = mark.next;
+        self.turn = mark.turn;
+        self.label = mark.label;
     }
 
     /// Takes a segment between the two ends.

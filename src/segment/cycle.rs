@@ -88,8 +88,15 @@ impl Cycle {
     /// # Errors
     /// Says what is wrong with an entry.
     pub fn new<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, &'static str> {
-        let flags = entries.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-        if (1..=CYCLE_MAX).contains(&flags.len()) { Ok(Self(flags)) } else { Err("does not have 1 to 16 entries") }
+        Self::of(entries.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// A cycle of what [`entry`] has taken.
+    ///
+    /// # Errors
+    /// It has no entry, or too many.
+    pub fn of(entries: Vec<Flags>) -> Result<Self, &'static str> {
+        if (1..=CYCLE_MAX).contains(&entries.len()) { Ok(Self(entries)) } else { Err("does not have 1 to 16 entries") }
     }
 
     /// The entry at a position, which may be any number.
@@ -99,7 +106,11 @@ impl Cycle {
     }
 }
 
-fn entry(text: &str) -> Result<Flags, &'static str> {
+/// One entry of a cycle, such as `PA`.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn entry(text: &str) -> Result<Flags, &'static str> {
     let flags: Flags = text.parse()?;
     if !flags.has(Flags::ACK) {
         Err("lacks A, which every segment of a connection has")

@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::config::{self, Certificate, Listen};
-use crate::site::edges;
+use crate::site::{edges, journal};
 use crate::site::params;
 use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};
-use crate::transport::{Raw, TransportKind, quic, ws};
+use crate::transport::{Raw, TransportKind, quic, raw, ws};
 use crate::wire::hello::SealWish;
 
 use super::certwatch;
@@ -42,6 +42,8 @@ pub(super) struct Bound {
 enum Socket {
     Ws(TcpListener, Box<ws::AcceptOptions>),
     Quic(Box<quic::Listener>),
+    /// Not taken yet: that takes questions to the kernel.
+    Raw(Box<rustls::ServerConfig>),
 }
 
 impl Bound {
@@ -68,6 +70,11 @@ pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
             let address = listener.local_addr().with_context(named)?;
             Ok(Bound { address, socket: Socket::Quic(Box::new(listener)), watched })
         }
+        TransportKind::Raw => {
+            let certificates = certificates.context("QUIC needs a certificate")?;
+            let tls = tls::server_config(certificates, &[ALPN_H3])?;
+            Ok(Bound { address: listen.address, socket: Socket::Raw(Box::new(tls.as_ref().clone())), watched })
+        }
         TransportKind::Ws | TransportKind::Mem => {
             let listener = TcpListener::from_std(edges::bind(listen.address)?).with_context(named)?;
             let mut options = ws::AcceptOptions::new(listen.path.clone());
@@ -78,6 +85,33 @@ pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
             let address = listener.local_addr()?;
             Ok(Bound { address, socket: Socket::Ws(listener, Box::new(options)), watched })
         }
+    }
+}
+
+/// Takes the ports of raw links. One that cannot be had is told and left out, as long as anything else is listened on.
+pub(super) async fn open_raw(bound: Vec<Bound>, options: &raw::Options) -> anyhow::Result<Vec<Bound>> {
+    let mut journal = None;
+    let (mut opened, mut last) = (Vec::new(), None);
+    for bound in bound {
+        let Socket::Raw(tls) = &bound.socket else {
+            opened.push(bound);
+            continue;
+        };
+        let journal = journal.get_or_insert_with(journal::open).as_ref();
+        let listener = raw::listen(bound.address, tls, quic::Params::default(), options, journal).await;
+        match listener.and_then(|l| Ok((l.local_addr()?, Box::new(l)))) {
+            Ok((address, listener)) => opened.push(Bound { address, socket: Socket::Quic(listener), ..bound }),
+            Err(error) => {
+                tracing::error!(address = %bound.address, %error, "cannot listen for raw links");
+                last = Some((bound.address, error));
+            }
+        }
+    }
+    match last {
+        Some((address, error)) if opened.is_empty() => {
+            Err(anyhow::Error::new(error).context(format!("cannot listen on raw {address}")))
+        }
+        _ => Ok(opened),
     }
 }
 
@@ -134,9 +168,12 @@ impl Acceptor {
                 spawn_local(acceptor.serve_ws(listener, Rc::from(options)))
             }
             Socket::Quic(listener) => {
-                tracing::info!(address = %bound.address, "listening for QUIC");
+                let (transport, backend) = listener.kind();
+                tracing::info!(address = %bound.address, %transport, backend, "listening for QUIC");
                 spawn_local(acceptor.serve_quic(*listener))
             }
+            // Left out by `open_raw`.
+            Socket::Raw(_) => return spawn_local(async {}).abort_handle(),
         };
         task.abort_handle()
     }

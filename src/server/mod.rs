@@ -21,7 +21,7 @@ use tokio::task::LocalSet;
 use crate::admin::{self, Status};
 use crate::config;
 use crate::runtime::clock;
-use crate::site::Edges;
+use crate::site::{Edges, params};
 
 use accept::{Acceptor, Bound};
 use hub::Hub;
@@ -71,6 +71,7 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { config, bound, edges } = self;
         let started = clock::now();
+        let bound = accept::open_raw(bound, &params::raw(&config.raw, &config.performance)).await?;
         let hub = Hub::start(&config, edges)?;
         let acceptor = Rc::new(Acceptor::new(&config, Arc::clone(&hub))?);
         let accepting: Vec<_> = bound.into_iter().map(|bound| acceptor.serve(bound)).collect();

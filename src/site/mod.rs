@@ -1,6 +1,7 @@
 //! What client and server have in common: their local edges, and the bounds that follow from their configuration.
 
 pub mod edges;
+pub mod journal;
 pub mod params;
 pub mod report;
 

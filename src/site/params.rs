@@ -1,8 +1,9 @@
 //! From configuration to the bounds of a session.
 
-use crate::config::{Liveness, Performance};
+use crate::config::{self, Liveness, Performance};
 use crate::engine;
 use crate::session::{self, liveness};
+use crate::transport::raw;
 use crate::wire::hello::Windows;
 
 /// First credit of a stream, in bytes: at 300 ms enough for 7 Mbit/s at once, and the window doubles each round trip.
@@ -39,4 +40,9 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
         },
         resume_timeout: times.resume_timeout,
     }
+}
+
+/// How raw links are made.
+pub fn raw(raw: &config::Raw, performance: &Performance) -> raw::Options {
+    raw::Options { cycle: raw.flags.clone(), backend: raw.backend, workers: performance.packet_workers }
 }

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod gate;
 pub mod mem;
 pub mod quic;
+pub mod raw;
 pub mod rlimit;
 pub mod sockopt;
 pub mod tls;
@@ -29,8 +30,17 @@ pub enum TransportKind {
     Ws,
     /// QUIC.
     Quic,
+    /// QUIC in crafted TCP segments.
+    Raw,
     /// In memory, for tests.
     Mem,
+}
+
+impl TransportKind {
+    /// Whether links of this kind are QUIC connections.
+    pub fn is_quic(self) -> bool {
+        matches!(self, Self::Quic | Self::Raw)
+    }
 }
 
 impl fmt::Display for TransportKind {
@@ -38,6 +48,7 @@ impl fmt::Display for TransportKind {
         f.write_str(match self {
             Self::Ws => "ws",
             Self::Quic => "quic",
+            Self::Raw => "raw",
             Self::Mem => "mem",
         })
     }
@@ -54,6 +65,8 @@ pub struct LinkInfo {
     pub local: SocketAddr,
     /// Whether TLS protects the outer connection.
     pub tls: bool,
+    /// How packets reach the wire, where there is a choice: `af_packet` or `pcap` for `raw`.
+    pub backend: Option<&'static str>,
 }
 
 /// Why a link ended or could not be made.
@@ -74,6 +87,9 @@ pub enum LinkError {
     /// QUIC failed.
     #[error("QUIC: {0}")]
     Quic(String),
+    /// No crafted TCP connection could be made.
+    #[error("{0}")]
+    Raw(String),
     /// The peer sent what is not a frame.
     #[error("protocol: {0}")]
     Frame(#[from] FrameError),

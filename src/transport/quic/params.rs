@@ -12,7 +12,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::congestion::{Factory, ModelConfig, Rate};
-use crate::transport::LinkError;
+use crate::transport::{LinkError, TransportKind};
 
 /// What every endpoint offers and asks for: to an observer the connection is HTTP/3 (RFC 9114 §3.1).
 const ALPN: &[u8] = b"h3";
@@ -59,6 +59,10 @@ pub struct Params {
     pub segmentation_offload: bool,
     /// Pacing and congestion window.
     pub congestion: Congestion,
+    /// What its links are called: QUIC, or raw when the datagrams travel in crafted TCP.
+    pub kind: TransportKind,
+    /// How datagrams reach the wire, where there is a choice.
+    pub backend: Option<&'static str>,
 }
 
 impl Default for Params {
@@ -73,6 +77,8 @@ impl Default for Params {
             socket_buffer: 4 * 1024 * 1024,
             segmentation_offload: true,
             congestion: Congestion::default(),
+            kind: TransportKind::Quic,
+            backend: None,
         }
     }
 }
