@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod cleanup;
+mod iface;
 mod keygen;
 mod logging;
 mod status;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::args::{Command, Line};
+use crate::client::ping::Ping;
 use crate::config::{self, Client, Server};
 
 pub use crate::cli::args::Demo;
@@ -35,6 +37,8 @@ pub struct Handlers {
     pub client: fn(Box<Client>) -> anyhow::Result<()>,
     /// Asks a running site.
     pub status: fn(Status) -> anyhow::Result<()>,
+    /// Pings endpoints, and writes what they answer.
+    pub ping: fn(&Ping, &mut dyn Write) -> anyhow::Result<()>,
     /// Runs the demonstration.
     pub demo: fn(Demo) -> anyhow::Result<()>,
 }
@@ -94,6 +98,22 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(error) => streams.failed(&error.into()),
         },
         Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Ping(args) => match config::load_client(&args.config) {
+            Ok(config) => {
+                let ping = Ping { config, count: args.count, timeout: args.timeout };
+                let outcome = (handlers.ping)(&ping, streams.out);
+                streams.outcome(outcome)
+            }
+            Err(errors) => streams.bad_config(&errors),
+        },
+        Command::Iface => {
+            let outcome = iface::list(streams);
+            streams.outcome(outcome)
+        }
+        Command::Dump(args) => {
+            let outcome = iface::dump(&args, streams);
+            streams.outcome(outcome)
+        }
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }
 }

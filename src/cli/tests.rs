@@ -18,6 +18,7 @@ const HANDLERS: Handlers = Handlers {
     server: |server| bail!("server {}", server.site.name),
     client: |client| bail!("client {}", client.site.name),
     status: |status| bail!("status {} {}", status.socket.display(), status.json),
+    ping: |ping, _| bail!("ping {} {} {:?}", ping.config.site.name, ping.count, ping.timeout),
     demo: |demo| if demo.stay { bail!("{demo:?}") } else { Ok(()) },
 };
 

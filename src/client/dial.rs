@@ -7,17 +7,46 @@ use std::time::Duration;
 
 use crate::config::{self, Endpoint, Host, Uplink};
 use crate::segment::codec::Mac;
-use crate::transport::tls::{self, Verify};
+use crate::site::{journal, params};
 use crate::transport::raw::path::Wishes;
+use crate::transport::tls::{self, Verify};
 use crate::transport::{LinkError, Raw, TransportKind, quic, raw, sockopt, ws};
-
-use super::join::Site;
 
 /// Time for TCP or QUIC, TLS and the WebSocket upgrade: healthy paths have silences of 5 to 15 s.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// What each transport says it carries: what an ordinary web client would.
 const ALPN_H3: &[u8] = b"h3";
 const ALPN_HTTP: &[u8] = b"http/1.1";
+
+/// Time for goodbyes of transports.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What the dials of a client share.
+#[derive(Debug)]
+pub(super) struct Dialers {
+    quic: quic::Endpoint,
+    raw: raw::Endpoint,
+}
+
+impl Dialers {
+    /// Nothing is done before the first dial, except that what killed sites left behind is undone where raw links are
+    /// to be dialled.
+    pub(super) fn new(config: &config::Client) -> Self {
+        let mut endpoints = config.uplinks.iter().flat_map(|uplink| &uplink.endpoints);
+        let dials_raw = endpoints.any(|endpoint| endpoint.transport == TransportKind::Raw);
+        let journal = dials_raw.then(journal::open).flatten();
+        let options = params::raw(&config.raw, &config.performance);
+        Self {
+            quic: quic::Endpoint::new(quic::Params::default()),
+            raw: raw::Endpoint::new(quic::Params::default(), options, journal),
+        }
+    }
+
+    /// Closes all connections.
+    pub(super) async fn close(&self) {
+        tokio::join!(self.quic.close(GOODBYE), self.raw.close(GOODBYE));
+    }
+}
 
 /// Dials one endpoint over one uplink.
 #[derive(Debug)]
@@ -44,7 +73,7 @@ impl Dialler {
         Self { endpoint: endpoint.clone(), name, bind, gateway_mac: uplink.gateway_mac, tls: OnceCell::new() }
     }
 
-    pub(super) async fn dial(&self, site: &Site) -> Result<Raw, LinkError> {
+    pub(super) async fn dial(&self, dialers: &Dialers) -> Result<Raw, LinkError> {
         let endpoint = &self.endpoint;
         match endpoint.transport {
             TransportKind::Quic => {
@@ -57,7 +86,7 @@ impl Dialler {
                     tls: self.tls(ALPN_H3)?,
                     timeout: TIMEOUT,
                 };
-                Ok(Raw::Quic(Box::new(site.quic.dial(&options).await?)))
+                Ok(Raw::Quic(Box::new(dialers.quic.dial(&options).await?)))
             }
             TransportKind::Raw => {
                 let options = raw::DialOptions {
@@ -73,7 +102,7 @@ impl Dialler {
                     tls: self.tls(ALPN_H3)?,
                     timeout: TIMEOUT,
                 };
-                Ok(Raw::Quic(Box::new(site.raw.dial(&options).await?)))
+                Ok(Raw::Quic(Box::new(dialers.raw.dial(&options).await?)))
             }
             TransportKind::Ws | TransportKind::Mem => {
                 let options = ws::DialOptions {

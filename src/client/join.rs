@@ -21,23 +21,19 @@ use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
 use crate::site::edges::{self, Served};
-use crate::site::journal;
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
-use crate::transport::{TransportKind, quic, raw};
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
+use super::dial::Dialers;
 use super::status::Dial;
 
 /// While there is no session, links are admitted one at a time, so that they do not found one each. A handshake that
 /// hangs gives way after this.
 const FOUNDING: Duration = Duration::from_secs(5);
-
-/// Time for goodbyes of transports.
-const GOODBYE: Duration = Duration::from_millis(500);
 
 /// How often shutdown looks whether all streams have ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
@@ -58,8 +54,7 @@ pub(super) struct Site {
     closing: Cell<bool>,
     /// No stream is left to carry to its end.
     over: Cell<bool>,
-    pub(super) quic: quic::Endpoint,
-    pub(super) raw: raw::Endpoint,
+    pub(super) dialers: Dialers,
     pub(super) listeners: RefCell<Vec<Served>>,
     pub(super) reporter: Reporter,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
@@ -113,12 +108,7 @@ impl Site {
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
-            quic: quic::Endpoint::new(quic::Params::default()),
-            raw: raw::Endpoint::new(
-                quic::Params::default(),
-                params::raw(&config.raw, &config.performance),
-                dials_raw(config).then(journal::open).flatten(),
-            ),
+            dialers: Dialers::new(config),
             listeners: RefCell::default(),
             reporter: Reporter::default(),
             dials: RefCell::default(),
@@ -244,13 +234,8 @@ impl Site {
         };
         // Links that do not take their goodbye in time end with the process.
         let _late = tokio::time::timeout(Duration::from_secs(2), closed).await;
-        tokio::join!(self.quic.close(GOODBYE), self.raw.close(GOODBYE));
+        self.dialers.close().await;
     }
-}
-
-fn dials_raw(config: &config::Client) -> bool {
-    let mut endpoints = config.uplinks.iter().flat_map(|uplink| &uplink.endpoints);
-    endpoints.any(|endpoint| endpoint.transport == TransportKind::Raw)
 }
 
 fn new_shell(limits: &Limits) -> Rc<Shell> {

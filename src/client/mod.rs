@@ -6,6 +6,7 @@
 mod dial;
 mod fallback;
 mod join;
+pub mod ping;
 mod slot;
 mod status;
 mod uplink;

@@ -87,7 +87,7 @@ impl Slot {
 
     /// Dials and joins, then waits for the link's end. Returns how long it was up, and why it ended.
     async fn attempt(&self) -> Result<(Duration, LinkEnd), Failure> {
-        let raw = self.dialler.dial(&self.site).await.map_err(Failure::passing)?;
+        let raw = self.dialler.dial(&self.site.dialers).await.map_err(Failure::passing)?;
         let (link, end) = self.site.join(raw, &self.uplink, self.rank).await.map_err(Failure::joining)?;
         let since = clock::now();
         self.report(status::Dial::connected);

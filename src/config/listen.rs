@@ -63,7 +63,8 @@ pub(super) fn list(root: &Section<'_>, occupied: &Occupied) -> Vec<Listen> {
     root.tables("listen", |entry| read(entry, occupied))
 }
 
-const ALLOWED: &str = "quic://ADDRESS[:PORT], wss://ADDRESS[:PORT][/PATH], ws://ADDRESS[:PORT][/PATH], raw://ADDRESS[:PORT]";
+const ALLOWED: &str =
+    "quic://ADDRESS[:PORT], wss://ADDRESS[:PORT][/PATH], ws://ADDRESS[:PORT][/PATH], raw://ADDRESS[:PORT]";
 
 fn read(entry: &Section<'_>, occupied: &Occupied) -> Option<Listen> {
     let url = entry.value("url", Shape::required("string", ALLOWED), |value| {

@@ -16,7 +16,8 @@ pub(super) struct Url {
 }
 
 /// What a message offers in place of a wrong URL.
-pub(super) const ALLOWED: &str = "quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]";
+pub(super) const ALLOWED: &str =
+    "quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]";
 
 /// Longest path, in bytes: a request line has to fit in what any server takes (8 KiB).
 const PATH_MAX: usize = 2048;

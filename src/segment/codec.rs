@@ -56,7 +56,8 @@ impl std::str::FromStr for Mac {
         let mut out = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut out {
-            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(WRONG)?;
+            let part =
+                parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(WRONG)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| WRONG)?;
         }
         if parts.next().is_none() { Ok(Self(out)) } else { Err(WRONG) }
@@ -273,6 +274,22 @@ pub struct Arrived<'a> {
     pub to: Option<Mac>,
 }
 
+impl std::fmt::Display for Arrived<'_> {
+    /// One line, for people.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Header { seq, ack, flags, window, stamps, syn, .. } = &self.header;
+        let Ends { local, remote } = &self.ends;
+        write!(f, "{remote} > {local} {flags} seq {seq} ack {ack} win {window} len {}", self.payload.len())?;
+        if let Some((value, echo)) = stamps {
+            write!(f, " ts {value}/{echo}")?;
+        }
+        if let Some(SynOptions { mss, window_scale }) = syn {
+            write!(f, " mss {mss} scale {window_scale}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Why a frame is no segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
@@ -299,12 +316,8 @@ pub fn parse(frame: &[u8], ethernet: bool, verify: bool) -> Result<Arrived<'_>, 
     let sliced = if ethernet { SlicedPacket::from_ethernet(frame) } else { SlicedPacket::from_ip(frame) };
     let sliced = sliced.map_err(|_| Fault::Malformed)?;
     let (source, destination) = match &sliced.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr()))
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr()))
-        }
+        Some(NetSlice::Ipv4(ip)) => (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr())),
+        Some(NetSlice::Ipv6(ip)) => (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr())),
         _ => return Err(Fault::NotTcp),
     };
     if sliced.is_ip_payload_fragmented() {

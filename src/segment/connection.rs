@@ -76,10 +76,15 @@ pub enum Verdict {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    SynSent { syns: u32, resets: u32 },
+    SynSent {
+        syns: u32,
+        resets: u32,
+    },
     Open,
     /// We sent FIN because we are done.
-    Closing { fins: u32 },
+    Closing {
+        fins: u32,
+    },
     Closed,
     Refused,
 }

@@ -50,12 +50,7 @@ pub fn to_port(port: u16, ipv4: bool) -> Vec<Instruction> {
             unless(port.into()),
         ]);
     } else {
-        program.extend([
-            op(LOAD_BYTE, NETWORK + 6),
-            unless(TCP),
-            op(LOAD_HALF, NETWORK + 40 + 2),
-            unless(port.into()),
-        ]);
+        program.extend([op(LOAD_BYTE, NETWORK + 6), unless(TCP), op(LOAD_HALF, NETWORK + 40 + 2), unless(port.into())]);
     }
     program.extend([op(RETURN, WHOLE), op(RETURN, 0)]);
     let last = program.len() - 1;

@@ -5,7 +5,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::segment::codec::{Arrived, Checksum, Ends, Fault, Header, Mac, Medium, SynOptions, overhead, parse, put_head};
+use crate::segment::codec::{
+    Arrived, Checksum, Ends, Fault, Header, Mac, Medium, SynOptions, overhead, parse, put_head,
+};
 use crate::segment::connection::{Connection, Params, Verdict};
 use crate::segment::cycle::{Cycle, Flags};
 use crate::segment::drops::Drop;
@@ -110,7 +112,10 @@ fn headers_come_back_as_they_were_written() {
                     let arrived = parse(&bytes, true, true).unwrap();
                     assert_eq!((arrived.ends, arrived.header), (turned(&ends), header));
                     assert_eq!(arrived.payload, payload);
-                    assert_eq!((arrived.from, arrived.to), (Some(Mac([2, 0, 0, 0, 0, 1])), Some(Mac([2, 0, 0, 0, 0, 2]))));
+                    assert_eq!(
+                        (arrived.from, arrived.to),
+                        (Some(Mac([2, 0, 0, 0, 0, 1])), Some(Mac([2, 0, 0, 0, 0, 2])))
+                    );
                     if syn.is_none() && stamps.is_some() {
                         assert_eq!(bytes.len() - 14 - len, overhead(ends.local.is_ipv4()));
                     }
@@ -143,6 +148,22 @@ fn a_bit_that_is_turned_anywhere_does_not_get_through() {
         *bad.last_mut().unwrap() ^= 1;
         assert_eq!(parse(&bad, true, false).map(|a| a.header), Ok(good.header), "nobody asked for the sum");
     }
+}
+
+#[test]
+fn a_segment_is_told_in_a_line() {
+    let header = Header {
+        seq: 5,
+        ack: 6,
+        flags: Flags::SYN | Flags::ACK,
+        window: 7,
+        stamps: Some((8, 9)),
+        syn: Some(SynOptions { mss: 1460, window_scale: 10 }),
+        label: 0,
+    };
+    let bytes = frame(&ends(), &header, b"abc");
+    let line = "192.0.2.1:50000 > 198.51.100.1:9000 SA seq 5 ack 6 win 7 len 3 ts 8/9 mss 1460 scale 10";
+    assert_eq!(parse(&bytes, true, true).unwrap().to_string(), line);
 }
 
 #[test]
@@ -284,11 +305,21 @@ fn replayed_overlapping_distant_and_forged_segments_are_dropped() {
     assert_eq!(pair.to_server(&before, b"x"), Outcome::Drop(Drop::Replayed));
     let next = Header { seq: first.seq.wrapping_add(10), ..first };
     let acknowledges = |ack: u32| Header { ack, ..next };
-    assert_eq!(pair.to_server(&acknowledges(next.ack.wrapping_add(1 << 30)), b"x"), Outcome::Drop(Drop::Acknowledgement));
-    assert_eq!(pair.to_server(&acknowledges(next.ack.wrapping_sub(1 << 30)), b"x"), Outcome::Drop(Drop::Acknowledgement));
+    assert_eq!(
+        pair.to_server(&acknowledges(next.ack.wrapping_add(1 << 30)), b"x"),
+        Outcome::Drop(Drop::Acknowledgement)
+    );
+    assert_eq!(
+        pair.to_server(&acknowledges(next.ack.wrapping_sub(1 << 30)), b"x"),
+        Outcome::Drop(Drop::Acknowledgement)
+    );
     let (value, echo) = next.stamps.unwrap();
     for wrong in [None, Some((value, echo.wrapping_add(1))), Some((value, echo.wrapping_sub(1 << 30)))] {
-        assert_eq!(pair.to_server(&Header { stamps: wrong, ..next }, b"x"), Outcome::Drop(Drop::Timestamp), "{wrong:?}");
+        assert_eq!(
+            pair.to_server(&Header { stamps: wrong, ..next }, b"x"),
+            Outcome::Drop(Drop::Timestamp),
+            "{wrong:?}"
+        );
     }
     let no_ack = Header { flags: Flags::PSH, ..next };
     assert_eq!(pair.to_server(&no_ack, b"x"), Outcome::Drop(Drop::Acknowledgement));
@@ -409,7 +440,8 @@ fn the_table_is_bounded_and_forgets_the_silent() {
         let ends = Ends { local: ([203, 0, 113, 9], port).into(), ..ends() };
         let mut client = Connection::connect(ends, params(), port.into(), pair.now);
         let syn = frame(&ends, &client.poll_transmit().unwrap(), b"");
-        let Outcome::Answer(answer) = pair.server.handle_segment(&parse(&syn, true, true).unwrap(), (), pair.now) else {
+        let Outcome::Answer(answer) = pair.server.handle_segment(&parse(&syn, true, true).unwrap(), (), pair.now)
+        else {
             panic!()
         };
         client.handle_segment(&parse(&frame(&turned(&ends), &answer, b""), true, true).unwrap(), pair.now);
@@ -417,7 +449,8 @@ fn the_table_is_bounded_and_forgets_the_silent() {
         pair.server.handle_segment(&parse(&ack, true, true).unwrap(), (), pair.now)
     };
     for port in 1..=super::table::CONNECTIONS_MAX as u16 {
-        let expected = if port < super::table::CONNECTIONS_MAX as u16 { Outcome::Taken } else { Outcome::Drop(Drop::Table) };
+        let expected =
+            if port < super::table::CONNECTIONS_MAX as u16 { Outcome::Taken } else { Outcome::Drop(Drop::Table) };
         assert_eq!(open(&mut pair, port), expected, "{port}");
     }
     pair.now += Duration::from_secs(31);

@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::config::{self, Certificate, Listen};
-use crate::site::{edges, journal};
 use crate::site::params;
+use crate::site::{edges, journal};
 use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};

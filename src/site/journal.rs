@@ -15,7 +15,9 @@ pub fn open() -> Option<Journal> {
                 tracing::warn!(failure, "a site that was killed has left something behind");
             }
         }
-        Err(error) => tracing::warn!(%error, dir = %dir.display(), "cannot look for what killed sites have left behind"),
+        Err(error) => {
+            tracing::warn!(%error, dir = %dir.display(), "cannot look for what killed sites have left behind")
+        }
     }
     Some(Journal::new(dir))
 }

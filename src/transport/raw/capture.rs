@@ -46,14 +46,11 @@ impl Capture {
     ///
     /// # Errors
     /// Privileges are missing, or the interface cannot be captured on.
-    pub(super) fn open(
-        interface: Option<&Interface>,
-        ipv4: bool,
-        port: u16,
-        workers: usize,
-    ) -> Result<Self, RawError> {
+    pub(super) fn open(interface: Option<&Interface>, ipv4: bool, port: u16, workers: usize) -> Result<Self, RawError> {
         let interface = interface.ok_or_else(|| {
-            RawError::Backend("libpcap listens on one interface: give `url` the address of one, not 0.0.0.0 or [::]".into())
+            RawError::Backend(
+                "libpcap listens on one interface: give `url` the address of one, not 0.0.0.0 or [::]".into(),
+            )
         })?;
         let mut source = activate(interface, BUFFER)?;
         let ethernet = match source.get_datalink() {
@@ -144,12 +141,7 @@ impl Capture {
 }
 
 /// Captures until told to end or until the interface is gone.
-fn read(
-    mut source: pcap::Capture<Active>,
-    to_session: &Sender<Vec<u8>>,
-    waker: &AtomicWaker,
-    over: &AtomicBool,
-) {
+fn read(mut source: pcap::Capture<Active>, to_session: &Sender<Vec<u8>>, waker: &AtomicWaker, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         match source.next_packet() {
             // A full queue drops, as the kernel would.

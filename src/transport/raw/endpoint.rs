@@ -97,6 +97,7 @@ impl Endpoint {
     }
 
     async fn connect(&self, options: &DialOptions, remote: SocketAddr) -> Result<quic::Raw, LinkError> {
+        super::check_privileges()?;
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         let way = path::find(remote.ip(), &options.wishes).await?;
         let (socket, params) = self.open(remote, &way).await?;

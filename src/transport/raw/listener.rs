@@ -38,6 +38,7 @@ async fn open(
     options: &Options,
     journal: Option<&Journal>,
 ) -> Result<(Socket, quic::Params), RawError> {
+    super::check_privileges()?;
     let journal = journal.cloned().ok_or_else(no_journal)?;
     let interfaces = path::interfaces().await?;
     let owner = path::addresses().await?.into_iter().find(|(_, ip)| *ip == address.ip()).map(|(index, _)| index);
@@ -51,8 +52,7 @@ async fn open(
     let local = guard.address();
     let interface = interfaces.iter().find(|i| Some(i.index) == owner);
     let backend = Backend::open(options.backend, interface, local.is_ipv4(), local.port(), options.workers)?;
-    let look =
-        Params { mss: mss(mtu, address.ip()), cycle: options.cycle.clone(), merges: backend.merges() };
+    let look = Params { mss: mss(mtu, address.ip()), cycle: options.cycle.clone(), merges: backend.merges() };
     let table = Table::new(look, &super::key()?, Instant::now().into_std());
     let params = quic::Params {
         kind: TransportKind::Raw,

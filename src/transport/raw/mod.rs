@@ -19,6 +19,7 @@ pub mod path;
 mod rules;
 mod socket;
 pub mod stats;
+mod watch;
 
 use std::io;
 
@@ -28,6 +29,7 @@ use crate::segment::cycle::Cycle;
 pub use backend::BackendChoice;
 pub use endpoint::{DialOptions, Endpoint};
 pub use listener::listen;
+pub use watch::Watch;
 
 /// How raw links are made, on either side.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -90,6 +92,22 @@ impl From<RawError> for crate::transport::LinkError {
             RawError::Io(error) => Self::Io(error),
             other => Self::Raw(other.to_string()),
         }
+    }
+}
+
+/// Whether this process may do what raw links need.
+///
+/// # Errors
+/// Says what is missing.
+pub fn check_privileges() -> Result<(), RawError> {
+    // capabilities(7): bits of CAP_NET_ADMIN and CAP_NET_RAW.
+    const WANTED: u64 = 1 << 12 | 1 << 13;
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    match effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) {
+        Some(held) if held & WANTED != WANTED => Err(RawError::Privilege),
+        // Where nobody tells, the attempt will.
+        _ => Ok(()),
     }
 }
 

@@ -129,6 +129,40 @@ pub async fn interfaces() -> Result<Vec<Interface>, RawError> {
     Ok(found)
 }
 
+/// A router that traffic without a better route is sent to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gateway {
+    /// Out of the interface with this number.
+    pub interface: u32,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address, if the neighbour table has it.
+    pub mac: Option<Mac>,
+}
+
+/// The routers of default routes.
+///
+/// # Errors
+/// The kernel did not tell.
+pub async fn gateways() -> Result<Vec<Gateway>, RawError> {
+    let kernel = Kernel::connect()?;
+    let mut found = Vec::new();
+    let both = [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+    for wanted in both {
+        let mut routes = std::pin::pin!(kernel.handle.route().get(wanted).execute());
+        while let Some(route) = routes.try_next().await.map_err(no_answer)? {
+            let mut answer = Route { output: 0, source: None, gateway: None };
+            answer.read(&route.attributes);
+            let Some(address) = answer.gateway.filter(|_| route.header.destination_prefix_length == 0) else {
+                continue;
+            };
+            let mac = known_neighbour(&kernel.handle, answer.output, address).await?;
+            found.push(Gateway { interface: answer.output, address, mac });
+        }
+    }
+    Ok(found)
+}
+
 /// Addresses of all interfaces, as pairs with the interface's number.
 ///
 /// # Errors
@@ -154,6 +188,21 @@ struct Route {
     gateway: Option<IpAddr>,
 }
 
+impl Route {
+    fn read(&mut self, attributes: &[RouteAttribute]) {
+        for attribute in attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => self.output = *index,
+                RouteAttribute::PrefSource(address) => self.source = ip(address),
+                RouteAttribute::Gateway(address) => self.gateway = ip(address),
+                RouteAttribute::Via(RouteVia::Inet(address)) => self.gateway = Some((*address).into()),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => self.gateway = Some((*address).into()),
+                _ => {}
+            }
+        }
+    }
+}
+
 fn no_route(remote: IpAddr, why: impl std::fmt::Display) -> RawError {
     RawError::Path(format!("no route to {remote}: {why}"))
 }
@@ -177,16 +226,7 @@ async fn route(
     let answer = answers.try_next().await.map_err(|error| no_route(remote, error))?;
     let answer = answer.ok_or_else(|| no_route(remote, "the kernel knows none"))?;
     let mut route = Route { output: output.unwrap_or(0), source: None, gateway: None };
-    for attribute in &answer.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => route.output = *index,
-            RouteAttribute::PrefSource(address) => route.source = ip(address),
-            RouteAttribute::Gateway(address) => route.gateway = ip(address),
-            RouteAttribute::Via(RouteVia::Inet(address)) => route.gateway = Some((*address).into()),
-            RouteAttribute::Via(RouteVia::Inet6(address)) => route.gateway = Some((*address).into()),
-            _ => {}
-        }
-    }
+    route.read(&answer.attributes);
     Ok(route)
 }
 

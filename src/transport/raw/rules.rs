@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn the_rules_name_the_port_and_leave_forwarding_alone() {
         let script = script("ghostwire_raw_4_1_9000", &([0, 0, 0, 0], 9000).into(), true);
-        assert!(script.contains("hook input priority raw; policy accept;\n    meta nfproto ipv4 tcp dport 9000 counter drop"));
+        assert!(
+            script
+                .contains("hook input priority raw; policy accept;\n    meta nfproto ipv4 tcp dport 9000 counter drop")
+        );
         assert!(script.contains("meta nfproto ipv4 tcp sport 9000 tcp flags & rst == rst counter drop"));
         assert!(script.contains("fib daddr type local meta nfproto ipv4 tcp dport 9000 notrack"));
         assert!(!script.contains("hook forward"));

@@ -99,11 +99,6 @@ impl Socket {
         Self { shared: Some(shared), buried: Box::new(buried) }
     }
 
-    /// How its frames reach the wire.
-    pub(super) fn backend(&self) -> &'static str {
-        self.shared.as_ref().map_or("", |shared| shared.backend.name())
-    }
-
     /// Shakes hands with the one peer.
     pub(super) async fn shake(&self) -> io::Result<bool> {
         let Some(shared) = &self.shared else { return Ok(false) };
@@ -422,7 +417,8 @@ impl Remains {
             let now = Instant::now().into_std();
             match frame {
                 Ok(Ok(Some(frame))) => {
-                    let segment = scratch.get(..frame.len).and_then(|b| parse(b, frame.ethernet, frame.unverified).ok());
+                    let segment =
+                        scratch.get(..frame.len).and_then(|b| parse(b, frame.ethernet, frame.unverified).ok());
                     if let Some(segment) = segment.filter(|s| s.ends == *connection.ends()) {
                         let _ = connection.handle_segment(&segment, now);
                     }

@@ -110,15 +110,30 @@ impl Pair {
         format!("{server}[[uplink]]\nname = \"main\"\n{uplink}{sections}")
     }
 
+    /// As [`Self::server`], started by another program, with its words in front.
+    pub(crate) fn server_by(&self, wrapper: &[String], listen: &str) -> Site {
+        let peer = format!("[[peer]]\nname = \"nl\"\npublic_key = \"{}\"\nallow = [\"any\"]\n", self.client_key);
+        self.site_by(wrapper, "server", "ir", &format!("{listen}{peer}"))
+    }
+
+    /// As [`Self::client`], started by another program, with its words in front.
+    pub(crate) fn client_by(&self, wrapper: &[String], uplink: &str) -> Site {
+        self.site_by(wrapper, "client", "nl", &self.client_text(uplink, ""))
+    }
+
     /// Starts a site from everything but its `[site]` and `[admin]`. `name` has a key in this folder.
     pub(crate) fn site(&self, role: &'static str, name: &str, rest: &str) -> Site {
+        self.site_by(&[], role, name, rest)
+    }
+
+    fn site_by(&self, wrapper: &[String], role: &'static str, name: &str, rest: &str) -> Site {
         let socket = self.path(&format!("{name}.sock"));
         let head = format!("[site]\nname = \"{name}\"\nprivate_key_file = \"{name}.key\"\n");
         let admin = format!("[admin]\nsocket = {socket:?}\n");
         let config = self.path(&format!("{name}.toml"));
         fs::write(&config, format!("{head}{admin}{rest}")).unwrap();
         let log = self.path(&format!("{name}.log"));
-        let process = spawn(role, &config, &log);
+        let process = spawn(wrapper, role, &config, &log);
         let mut site = Site { role, config, socket, log, process };
         site.wait_ready();
         site
@@ -231,7 +246,7 @@ impl Site {
     /// Starts it again, as its configuration says; returns when it accepts.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.process = spawn(self.role, &self.config, &self.log);
+        self.process = spawn(&[], self.role, &self.config, &self.log);
         self.wait_ready();
     }
 
@@ -284,9 +299,16 @@ fn program() -> Command {
     command
 }
 
-fn spawn(role: &str, config: &Path, log: &Path) -> Running {
+fn spawn(wrapper: &[String], role: &str, config: &Path, log: &Path) -> Running {
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
-    let mut command = program();
+    let mut command = match wrapper {
+        [] => program(),
+        [wrapper, words @ ..] => {
+            let mut command = Command::new(wrapper);
+            command.args(words).arg(env!("CARGO_BIN_EXE_ghostwire")).env_remove("RUST_LOG");
+            command
+        }
+    };
     command.arg(role).arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     Running::new(command.spawn().unwrap())
 }

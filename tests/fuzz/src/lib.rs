@@ -15,6 +15,8 @@ pub mod handshake;
 pub mod hello;
 #[path = "../fuzz_targets/seal.rs"]
 pub mod seal;
+#[path = "../fuzz_targets/segment.rs"]
+pub mod segment;
 #[path = "../fuzz_targets/socks5.rs"]
 pub mod socks5;
 #[path = "../fuzz_targets/target.rs"]
@@ -34,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("handshake", handshake::run),
     ("hello", hello::run),
     ("seal", seal::run),
+    ("segment", segment::run),
     ("socks5", socks5::run),
     ("target", target::run),
     ("varint", varint::run),
