@@ -71,7 +71,7 @@ impl Edges {
         for forward in forwards {
             entries.push((sockets.tcp(forward.listen)?, Rule::Forward(forward.clone())));
         }
-        for socks5 in socks5 {
+        if let Some(socks5) = socks5 {
             entries.push((sockets.tcp(socks5.listen)?, Rule::Socks5(socks5.clone())));
         }
         Ok(Self { entries })
