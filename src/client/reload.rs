@@ -101,7 +101,7 @@ impl Reloader {
         if next.server.psk != old.server.psk {
             done.restart.push("server.psk_file (what is in it)".into());
         }
-        let performance = config::Performance { max_streams: next.performance.max_streams, ..old.performance.clone() };
+        let performance = config::Performance { max_streams: next.performance.max_streams, ..old.performance };
         let kept = config::Client {
             forwards: next.forwards,
             socks5: next.socks5,
