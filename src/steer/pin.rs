@@ -58,6 +58,11 @@ impl Steer {
         if held.1 == Health::Suspect && other.1 < Health::Suspect {
             return Some((best, Reason::Suspect));
         }
+        // Nothing is gained by going to where nothing arrives either.
+        if other.1 >= Health::Suspect {
+            pin.better = None;
+            return None;
+        }
         let holds =
             now.saturating_duration_since(pin.moved) < pin.hold(self.params.hold_first, self.params.hold_longest);
         if other.0 > held.0 || (other.0 == held.0 && other.1 > held.1) || holds {

@@ -1,3 +1,5 @@
+//! Steering against made-up uplinks, ten milliseconds at a time, and against random ones.
+
 use std::time::{Duration, Instant};
 
 use super::rule::{Action, Mask, Rule, Traits, Verdict, judge};

@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(layer("demo"), Some(ASSEMBLY));
         assert_eq!(layer("transport"), Some(FIRST_WITH_IO));
         assert_eq!(layer("nothing"), None);
-        assert_eq!(modules().len(), 17);
+        assert_eq!(modules().len(), 18);
     }
 
     #[test]
