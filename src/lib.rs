@@ -15,6 +15,8 @@ pub mod steer;
 
 pub mod engine;
 
+pub mod host;
+
 pub mod transport;
 
 pub mod runtime;
