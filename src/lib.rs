@@ -12,6 +12,7 @@ pub mod wire;
 
 pub mod sched;
 pub mod session;
+pub mod steer;
 
 pub mod engine;
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Retry, SealMode, Site};
+use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
@@ -46,6 +47,8 @@ pub struct Client {
     pub seal: SealMode,
     /// How raw links look.
     pub raw: Raw,
+    /// How the process behaves.
+    pub process: Process,
 }
 
 /// By what a server is known.
@@ -128,6 +131,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
     let raw = root.table("raw", Raw::read);
+    let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     Some(Client {
         site: site?,
@@ -144,6 +148,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         log,
         seal,
         raw,
+        process,
     })
 }
 

@@ -3,6 +3,7 @@
 use crate::config::common::{
     self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, WORKERS_MAX, cores,
 };
+use crate::config::daemon::Process;
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
@@ -39,6 +40,8 @@ pub struct Server {
     pub seal: SealMode,
     /// How raw links look.
     pub raw: Raw,
+    /// How the process behaves.
+    pub process: Process,
 }
 
 /// A site that may come, and what it may do.
@@ -106,9 +109,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
     let raw = root.table("raw", Raw::read);
+    let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal, raw })
+    let site = site?;
+    Some(Server { site, listens, peers, performance, workers, liveness, handshake, admin, log, seal, raw, process })
 }
 
 fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option<Peer> {

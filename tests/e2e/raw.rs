@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ghostwire::admin::Status;
@@ -60,7 +60,7 @@ fn fetch(curl: &Path, words: &[&str], base: &str, seed: u64) {
 
 fn send(curl: &Path, base: &str, seed: u64) {
     let url = format!("{base}/blob/{seed}/{LENGTH}");
-    let mut command = std::process::Command::new(curl);
+    let mut command = Command::new(curl);
     command.args(["-sS", "--max-time", "50", "-T", "-", "-H", &format!("Content-Length: {LENGTH}")]);
     command.args(["-H", "Transfer-Encoding:", &url]);
     let output = tool::run_with(&mut command, &origin::blob(seed, LENGTH));
@@ -280,14 +280,20 @@ fn without_privileges_one_sentence_says_so_and_other_ways_are_used() {
     let Some(setpriv) = tool::find(test, "setpriv") else { return };
     on_net(test, |net| {
         let pair = Pair::new();
-        let wrapper =
-            [&*setpriv.to_string_lossy(), "--bounding-set=-net_raw,-net_admin", "--inh-caps=-all"].map(str::to_owned);
+        let bare = |command: &mut Command| {
+            let program = command.get_program().to_owned();
+            *command = Command::new(&setpriv);
+            command.args(["--bounding-set=-net_raw,-net_admin", "--inh-caps=-all"]).arg(program).env_remove("RUST_LOG");
+        };
         net.enter(Host::Server);
         let listens = format!("{}{}", listen("0.0.0.0"), Via::Ws.listen(8000).replace("127.0.0.1", "0.0.0.0"));
-        let server = pair.server_by(&wrapper, &listens);
+        let key = pair.client_key();
+        let peer = format!("[[peer]]\nname = \"nl\"\npublic_key = \"{key}\"\nallow = [\"any\"]\n");
+        let server = pair.site_with("server", "ir", &format!("{listens}{peer}"), &bare);
         net.enter(Host::Client);
         let ws = format!("\"ws://{SERVER4}:8000{PATH}\"");
-        let client = pair.client_by(&wrapper, &format!("connect = [{}, {ws}]\n", endpoint(SERVER4)));
+        let uplink = format!("connect = [{}, {ws}]\n", endpoint(SERVER4));
+        let client = pair.site_with("client", "nl", &pair.client_text(&uplink, ""), &bare);
         assert_eq!(client.wait_connected().transport, "ws");
         let dials = client.status().dials;
         let error = dials.iter().find(|dial| dial.endpoint.starts_with("raw://")).and_then(|d| d.last_error.clone());
