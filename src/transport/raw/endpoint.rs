@@ -3,10 +3,10 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::backend::Backend;
@@ -46,28 +46,29 @@ pub struct Endpoint {
     quic: quic::Params,
     options: Options,
     journal: Option<Journal>,
-    live: Mutex<Vec<quinn::Endpoint>>,
-    goodbyes: Arc<Goodbyes>,
+    /// Told to close.
+    closing: watch::Sender<bool>,
+    sockets: Arc<Sockets>,
 }
 
-/// Sockets that are being closed.
+/// Sockets that are not wholly gone: in use, or saying goodbye.
 #[derive(Debug, Default)]
-struct Goodbyes {
+struct Sockets {
     count: AtomicUsize,
     changed: Notify,
 }
 
 /// One of them.
-struct Goodbye(Arc<Goodbyes>);
+struct Counted(Arc<Sockets>);
 
-impl Goodbye {
-    fn new(all: &Arc<Goodbyes>) -> Self {
+impl Counted {
+    fn new(all: &Arc<Sockets>) -> Self {
         all.count.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(all))
     }
 }
 
-impl Drop for Goodbye {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::AcqRel);
         self.0.changed.notify_waiters();
@@ -77,7 +78,7 @@ impl Drop for Goodbye {
 impl Endpoint {
     /// Nothing is done before the first dial. Without a journal no rules can be made, and no link.
     pub fn new(quic: quic::Params, options: Options, journal: Option<Journal>) -> Self {
-        Self { quic, options, journal, live: Mutex::default(), goodbyes: Arc::default() }
+        Self { quic, options, journal, closing: watch::Sender::new(false), sockets: Arc::default() }
     }
 
     /// Makes one connection and its control stream.
@@ -103,9 +104,7 @@ impl Endpoint {
         let (socket, params) = self.open(remote, &way).await?;
         let name = options.sni.as_deref().unwrap_or(&options.host);
         let (endpoint, raw) = quic::over(socket, remote, name, &options.tls, &params).await?;
-        let mut live = self.lock();
-        live.retain(|endpoint| endpoint.open_connections() > 0);
-        live.push(endpoint);
+        tokio::spawn(keep(endpoint, self.closing.subscribe()));
         Ok(raw)
     }
 
@@ -134,8 +133,8 @@ impl Endpoint {
             mtu_max: self.quic.mtu_max.min(u16::try_from(payload).unwrap_or(u16::MAX)),
             ..self.quic.clone()
         };
-        let goodbyes = Arc::clone(&self.goodbyes);
-        let bury = move |remains: Remains| bury(&goodbyes, remains);
+        let counted = Counted::new(&self.sockets);
+        let bury = move |remains: Remains| bury(counted, remains);
         let socket = Socket::new(Peers::One(Box::new(connection), path), backend, guard, local, payload, bury);
         let socket = Arc::new(socket);
         match (socket.shake().await?, socket.was_refused()) {
@@ -148,50 +147,50 @@ impl Endpoint {
     /// Closes all connections, and waits, for at most `patience`, until the goodbyes are sent and answered, inside and
     /// outside, and the rules are gone.
     pub async fn close(&self, patience: Duration) {
-        let endpoints: Vec<_> = self.lock().drain(..).collect();
-        for endpoint in &endpoints {
-            endpoint.close(quinn::VarInt::from_u32(0), b"");
-        }
+        self.closing.send_replace(true);
         let all = async {
-            for endpoint in endpoints {
-                endpoint.wait_idle().await;
-            }
-        };
-        // Whoever has not answered by then learns it from its idle timeout.
-        let _ = timeout(patience, all).await;
-        let last = async {
-            // quinn's own task lets go of the socket a moment after its last user.
-            tokio::task::yield_now().await;
             loop {
-                let changed = self.goodbyes.changed.notified();
-                if self.goodbyes.count.load(Ordering::Acquire) == 0 {
+                let changed = self.sockets.changed.notified();
+                if self.sockets.count.load(Ordering::Acquire) == 0 {
                     return;
                 }
                 changed.await;
             }
         };
-        let _ = timeout(patience, last).await;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<quinn::Endpoint>> {
-        // Nothing that runs under this lock leaves the list half-changed.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        // Whoever has not answered by then learns it from its idle timeout; rules go with the process's last moments.
+        let _ = timeout(patience, all).await;
     }
 }
 
+/// Holds an endpoint until its connection has ended, or ends it when told to.
+async fn keep(endpoint: quinn::Endpoint, mut closing: watch::Receiver<bool>) {
+    let told = async {
+        if closing.wait_for(|closing| *closing).await.is_err() {
+            // Nobody is left to tell; the connection has its own end.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = endpoint.wait_idle() => return,
+        () = told => {}
+    }
+    endpoint.close(quinn::VarInt::from_u32(0), b"");
+    endpoint.wait_idle().await;
+}
+
 /// Says goodbye, waits for the answer, removes the rules.
-fn bury(goodbyes: &Arc<Goodbyes>, mut remains: Remains) {
-    let goodbye = Goodbye::new(goodbyes);
-    if !remains.close() {
-        return;
-    }
+fn bury(counted: Counted, mut remains: Remains) {
+    let waits = remains.close();
     // Outside a runtime nobody can wait; the rules go at once.
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(async move {
+        if waits {
             remains.linger().await;
-            drop(goodbye);
-        });
-    }
+        }
+        // Removing rules takes a program, and milliseconds that others need.
+        let _ = tokio::task::spawn_blocking(move || drop(remains)).await;
+        drop(counted);
+    });
 }
 
 pub(super) fn no_journal() -> RawError {
@@ -222,7 +221,7 @@ pub(super) fn mss(mtu: u32, remote: IpAddr) -> u16 {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("raw::Endpoint").field("live", &self.lock().len()).finish_non_exhaustive()
+        f.debug_struct("raw::Endpoint").field("sockets", &self.sockets.count).finish_non_exhaustive()
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) struct Remains {
 pub(super) struct Socket {
     shared: Option<Shared>,
     /// Takes what is left when the socket is dropped.
-    buried: Box<dyn Fn(Remains) + Send + Sync>,
+    buried: Option<Box<dyn FnOnce(Remains) + Send + Sync>>,
 }
 
 struct Shared {
@@ -84,7 +84,7 @@ impl Socket {
         guard: Guard,
         local: SocketAddr,
         payload_max: usize,
-        buried: impl Fn(Remains) + Send + Sync + 'static,
+        buried: impl FnOnce(Remains) + Send + Sync + 'static,
     ) -> Self {
         let stats = Stats::new(local, backend.name());
         let shared = Shared {
@@ -96,7 +96,7 @@ impl Socket {
             stats,
             guard,
         };
-        Self { shared: Some(shared), buried: Box::new(buried) }
+        Self { shared: Some(shared), buried: Some(Box::new(buried)) }
     }
 
     /// Shakes hands with the one peer.
@@ -407,7 +407,7 @@ impl Remains {
     }
 
     /// Waits until the one peer has answered, or was asked twice.
-    pub(super) async fn linger(mut self) {
+    pub(super) async fn linger(&mut self) {
         let mut scratch = vec![0; FRAME_MAX];
         loop {
             let Peers::One(connection, path) = &mut self.inner.peers else { return };
@@ -454,7 +454,9 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let Some(Shared { inner, backend, stats, guard, .. }) = self.shared.take() else { return };
         let inner = inner.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (self.buried)(Remains { inner, backend, stats, _guard: guard });
+        if let Some(buried) = self.buried.take() {
+            buried(Remains { inner, backend, stats, _guard: guard });
+        }
     }
 }
 
