@@ -1,7 +1,5 @@
 //! `ghostwire iface` and `ghostwire dump`: what raw links could use, and what arrives for them.
 
-use std::io::Write as _;
-
 use anyhow::Context as _;
 
 use crate::admin::table::{Align, Table};
