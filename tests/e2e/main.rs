@@ -9,5 +9,7 @@ mod features;
 mod harness;
 mod hostile;
 mod operation;
+mod proxies;
 mod ssh;
 mod transports;
+mod udp;
