@@ -1,7 +1,7 @@
 //! One uplink: a pool of places for each of its endpoints, sized by [`Fallback`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 use crate::config::{Retry, Uplink};
 use crate::ids::LinkId;
 use crate::runtime::clock;
+use crate::runtime::shell::Shell;
 
 use super::dial::Dialler;
 use super::fallback::{self, Fallback, Seen};
@@ -26,32 +27,66 @@ const TICK_CALM: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     wanted: Cell<usize>,
-    links: RefCell<BTreeSet<LinkId>>,
+    /// Places below this one are to replace their link if it is silent.
+    replaced: Cell<usize>,
+    /// Links that have joined and not ended, by the order of joining, each with its session: another session's links may
+    /// have the same names.
+    links: RefCell<BTreeMap<u64, (Rc<Shell>, LinkId)>>,
+    /// Links that ever joined.
+    joined: Cell<u64>,
     changed: Notify,
 }
 
 impl Pool {
     /// Waits until the number of wanted links satisfies `test`.
     pub(super) async fn until(&self, test: impl Fn(usize) -> bool) {
+        self.until_that(|pool| test(pool.wanted.get())).await;
+    }
+
+    /// Waits until the link of a place is to be replaced.
+    pub(super) async fn until_replaced(&self, place: usize) {
+        self.until_that(|pool| pool.replaced.get() > place).await;
+    }
+
+    /// How many links have ever joined.
+    pub(super) fn joined(&self) -> u64 {
+        self.joined.get()
+    }
+
+    /// Waits until more links than so many have joined.
+    pub(super) async fn until_joined(&self, count: u64) {
+        self.until_that(|pool| pool.joined.get() > count).await;
+    }
+
+    async fn until_that(&self, test: impl Fn(&Self) -> bool) {
         loop {
             let changed = self.changed.notified();
-            if test(self.wanted.get()) {
+            if test(self) {
                 return;
             }
             changed.await;
         }
     }
 
-    pub(super) fn add(&self, link: LinkId) {
-        self.links.borrow_mut().insert(link);
+    /// Takes a link that has joined; gives what it is to be removed by.
+    pub(super) fn add(&self, shell: &Rc<Shell>, link: LinkId) -> u64 {
+        let ticket = self.joined.get() + 1;
+        self.joined.set(ticket);
+        self.links.borrow_mut().insert(ticket, (Rc::clone(shell), link));
+        self.changed.notify_waiters();
+        ticket
     }
 
-    pub(super) fn remove(&self, link: LinkId) {
-        self.links.borrow_mut().remove(&link);
+    pub(super) fn remove(&self, ticket: u64) {
+        self.links.borrow_mut().remove(&ticket);
     }
 
-    fn set_wanted(&self, wanted: usize) {
-        if self.wanted.replace(wanted) != wanted {
+    fn has(&self, shell: &Rc<Shell>, link: LinkId) -> bool {
+        self.links.borrow().values().any(|(of, id)| *id == link && Rc::ptr_eq(of, shell))
+    }
+
+    fn set(&self, wanted: usize, replaced: usize) {
+        if self.wanted.replace(wanted) != wanted || self.replaced.replace(replaced) != replaced {
             self.changed.notify_waiters();
         }
     }
@@ -86,7 +121,7 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
         let seen = look(&site, &pools);
         machine.handle_tick(&seen, clock::now());
         for (index, pool) in pools.iter().enumerate() {
-            pool.set_wanted(machine.wanted(index));
+            pool.set(machine.wanted(index), machine.replaced(index));
         }
         let calm = seen.first().is_some_and(|s| s.good > 0 && s.good >= sizes[0].min && s.bulk == 0);
         tokio::time::sleep(if calm { TICK_CALM } else { TICK }).await;
@@ -94,16 +129,18 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
 }
 
 fn look(site: &Site, pools: &[Rc<Pool>]) -> Vec<Seen> {
-    let (snapshot, _) = site.shell().snapshot();
+    let shell = site.shell();
+    let (snapshot, _) = shell.snapshot();
     pools
         .iter()
         .map(|pool| {
-            let links = pool.links.borrow();
-            let good = || {
-                let held = snapshot.links.iter().filter(|link| links.contains(&link.id));
-                held.filter(|link| link.suspect.is_none() && !link.draining)
-            };
-            Seen { good: good().count(), bulk: good().filter(|link| link.flows_bulk > 0).count() }
+            let held = || snapshot.links.iter().filter(|link| !link.draining && pool.has(&shell, link.id));
+            let good = || held().filter(|link| link.suspect.is_none());
+            Seen {
+                good: good().count(),
+                bulk: good().filter(|link| link.flows_bulk > 0).count(),
+                silent: held().filter(|link| link.suspect.is_some()).count(),
+            }
         })
         .collect()
 }
