@@ -12,9 +12,9 @@ const NEXT_AFTER: Duration = Duration::from_millis(2_000);
 /// Beside a dial that has not come to anything for this long, a second one starts: the first may hang on a silent edge
 /// until its own time is up.
 const SECOND_AFTER: Duration = Duration::from_secs(3);
-/// Links that are all silent for this long are replaced by fresh ones: one at this time, the others with it once they have
-/// been for [`SECOND_AFTER`] longer. They may only be pausing, so none is given up before a fresh one has joined. But a
-/// server that crashed, an address that is gone or a middlebox that forgot say nothing either, for as long as one waits.
+/// When all links are silent for this long, one is replaced by a fresh one; [`SECOND_AFTER`] later every silent link is,
+/// whether others answer or not. They may only be pausing, so none is given up before a fresh one has joined. But a server
+/// that crashed, an address that is gone or a middlebox that forgot say nothing either, for as long as one waits.
 const REPLACE_AFTER: Duration = Duration::from_secs(2);
 /// A worse endpoint is left after a better one has worked for this long without a break.
 const RETURN_AFTER: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ struct Endpoint {
     good_since: Option<Instant>,
     /// Since when it is in use without a good link.
     bad_since: Option<Instant>,
-    /// Since when it has had nothing but silent links.
+    /// Since when it has had silent links without a break.
     silent_since: Option<Instant>,
     /// Places whose silent link is to be replaced, from the first on.
     replaced: usize,
@@ -139,17 +139,15 @@ impl Endpoint {
                 self.bad_since.get_or_insert(now);
             }
         }
-        if seen.good > 0 || seen.silent == 0 {
+        if seen.silent == 0 {
             self.silent_since = None;
-            self.replaced = 0;
-        } else {
-            let span = now.saturating_duration_since(*self.silent_since.get_or_insert(now));
-            self.replaced = match span {
-                span if span < REPLACE_AFTER => 0,
-                span if span < REPLACE_AFTER + SECOND_AFTER => 1,
-                _ => self.pool.max,
-            };
         }
+        let silent = (seen.silent > 0).then(|| now.saturating_duration_since(*self.silent_since.get_or_insert(now)));
+        self.replaced = match silent {
+            Some(span) if span >= REPLACE_AFTER + SECOND_AFTER => self.pool.max,
+            Some(span) if span >= REPLACE_AFTER && seen.good == 0 => 1,
+            _ => 0,
+        };
     }
 
     /// One link while it is only tried; the pool while it is the best that works. Silent links keep their places: most
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_are_all_silent_keep_their_places_and_are_replaced_one_first() {
+    fn silent_links_keep_their_places_and_are_replaced_when_they_stay_silent() {
         let mut now = Instant::now();
         let mut machine = Fallback::new(&[Pool { min: 3, max: 4 }], now);
         let mut run = |time: Duration, good: usize, silent: usize| {
@@ -260,12 +258,13 @@ mod tests {
             (machine.wanted(0), machine.replaced(0))
         };
         assert_eq!(run(Duration::from_secs(5), 3, 0), (3, 0));
-        assert_eq!(run(Duration::from_secs(600), 1, 2), (3, 0), "one that answers is enough");
+        assert_eq!(run(REPLACE_AFTER + SECOND_AFTER, 1, 2), (3, 0), "one that answers is enough for a while");
+        assert_eq!(run(TICK, 1, 2), (3, 4), "but the silent ones are worth nothing");
+        assert_eq!(run(TICK, 3, 0), (3, 0));
         assert_eq!(run(REPLACE_AFTER, 0, 3), (3, 0), "a short silence costs no link its place");
         assert_eq!(run(TICK, 0, 3), (3, 1), "one is tried afresh");
-        assert_eq!(run(SECOND_AFTER, 0, 2), (3, 4), "then all of them");
-        assert_eq!(run(TICK, 1, 2), (3, 0), "until one answers");
-        assert_eq!(run(REPLACE_AFTER, 0, 3), (3, 0), "the next silence is a new one");
+        assert_eq!(run(TICK, 1, 2), (3, 0), "it answers: the others have a moment more");
+        assert_eq!(run(SECOND_AFTER, 1, 2), (3, 4));
         assert_eq!(run(TICK, 0, 0), (1, 0), "after a loss one tries first");
     }
 

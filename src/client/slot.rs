@@ -111,7 +111,7 @@ impl Slot {
                 held.shell.drain_link(held.link);
                 (&mut end).await
             }
-            () = self.pool.until_replaced(self.place) => {
+            () = self.pool.until_replaced(self.place, ticket) => {
                 spawn_local(held.retire(ticket, end));
                 return None;
             }

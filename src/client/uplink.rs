@@ -1,7 +1,7 @@
 //! One uplink: a pool of places for each of its endpoints, sized by [`Fallback`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use crate::config::{Retry, Uplink};
+use crate::engine::Snapshot;
 use crate::ids::LinkId;
 use crate::runtime::clock;
 use crate::runtime::shell::Shell;
@@ -32,6 +33,8 @@ pub(super) struct Pool {
     /// Links that have joined and not ended, by the order of joining, each with its session: another session's links may
     /// have the same names.
     links: RefCell<BTreeMap<u64, (Rc<Shell>, LinkId)>>,
+    /// Those of them that are suspect.
+    silent: RefCell<BTreeSet<u64>>,
     /// Links that ever joined.
     joined: Cell<u64>,
     changed: Notify,
@@ -43,9 +46,9 @@ impl Pool {
         self.until_that(|pool| test(pool.wanted.get())).await;
     }
 
-    /// Waits until the link of a place is to be replaced.
-    pub(super) async fn until_replaced(&self, place: usize) {
-        self.until_that(|pool| pool.replaced.get() > place).await;
+    /// Waits until this link, which holds this place, is silent and to be replaced.
+    pub(super) async fn until_replaced(&self, place: usize, ticket: u64) {
+        self.until_that(|pool| pool.replaced.get() > place && pool.silent.borrow().contains(&ticket)).await;
     }
 
     /// How many links have ever joined.
@@ -81,12 +84,35 @@ impl Pool {
         self.links.borrow_mut().remove(&ticket);
     }
 
-    fn has(&self, shell: &Rc<Shell>, link: LinkId) -> bool {
-        self.links.borrow().values().any(|(of, id)| *id == link && Rc::ptr_eq(of, shell))
+    /// The ticket of a link of the present session.
+    fn ticket(&self, shell: &Rc<Shell>, link: LinkId) -> Option<u64> {
+        let links = self.links.borrow();
+        links.iter().find(|(_, (of, id))| *id == link && Rc::ptr_eq(of, shell)).map(|(ticket, _)| *ticket)
+    }
+
+    /// Looks at its links.
+    fn look(&self, shell: &Rc<Shell>, snapshot: &Snapshot) -> Seen {
+        let (mut seen, mut silent) = (Seen::default(), BTreeSet::new());
+        for link in snapshot.links.iter().filter(|link| !link.draining) {
+            let Some(ticket) = self.ticket(shell, link.id) else { continue };
+            if link.suspect.is_some() {
+                silent.insert(ticket);
+            } else {
+                seen.good += 1;
+                seen.bulk += usize::from(link.flows_bulk > 0);
+            }
+        }
+        seen.silent = silent.len();
+        if *self.silent.borrow() != silent {
+            *self.silent.borrow_mut() = silent;
+            self.changed.notify_waiters();
+        }
+        seen
     }
 
     fn set(&self, wanted: usize, replaced: usize) {
-        if self.wanted.replace(wanted) != wanted || self.replaced.replace(replaced) != replaced {
+        let before = (self.wanted.replace(wanted), self.replaced.replace(replaced));
+        if before != (wanted, replaced) {
             self.changed.notify_waiters();
         }
     }
@@ -131,16 +157,5 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
 fn look(site: &Site, pools: &[Rc<Pool>]) -> Vec<Seen> {
     let shell = site.shell();
     let (snapshot, _) = shell.snapshot();
-    pools
-        .iter()
-        .map(|pool| {
-            let held = || snapshot.links.iter().filter(|link| !link.draining && pool.has(&shell, link.id));
-            let good = || held().filter(|link| link.suspect.is_none());
-            Seen {
-                good: good().count(),
-                bulk: good().filter(|link| link.flows_bulk > 0).count(),
-                silent: held().filter(|link| link.suspect.is_some()).count(),
-            }
-        })
-        .collect()
+    pools.iter().map(|pool| pool.look(&shell, &snapshot)).collect()
 }

@@ -41,7 +41,7 @@ const DOUBT_MIN: Duration = Duration::from_millis(500);
 /// A ping unanswered for this long (or three times what makes silence suspicious, if that is longer) makes a link suspect
 /// whatever arrives: we are heard no more. A path may fail in one direction only, and the peer's pings alone would make
 /// it look well for ever.
-const UNHEARD_AFTER: Duration = Duration::from_secs(4);
+const UNHEARD_AFTER: Duration = Duration::from_secs(6);
 /// Open pings that are remembered.
 const OPEN_MAX: usize = 64;
 /// Before the first measurement (RFC 6298 §2.1).
