@@ -11,8 +11,11 @@ pub mod wire;
 
 pub mod sched;
 pub mod session;
+pub mod steer;
 
 pub mod engine;
+
+pub mod host;
 
 pub mod transport;
 

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_local;
 
 use crate::config;
+use crate::connectors::AllowList;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
 use crate::listeners::SessionSlot;
@@ -20,7 +21,7 @@ use crate::runtime::driver;
 use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
-use crate::site::edges::{self, Served};
+use crate::site::edges::{Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
@@ -46,7 +47,8 @@ pub(super) struct Site {
     identity: ClientIdentity,
     seal: SealWish,
     handshake: Duration,
-    config: Limits,
+    limits: RefCell<Limits>,
+    dialling: Dialling,
     current: RefCell<Rc<Shell>>,
     slot: SessionSlot,
     founding: Mutex<()>,
@@ -55,7 +57,7 @@ pub(super) struct Site {
     /// No stream is left to carry to its end.
     over: Cell<bool>,
     pub(super) quic: quic::Endpoint,
-    pub(super) listeners: RefCell<Vec<Served>>,
+    pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
 }
@@ -64,7 +66,6 @@ pub(super) struct Site {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
-    dial: crate::connectors::allow::AllowList,
 }
 
 /// Why a connection did not join.
@@ -80,11 +81,7 @@ pub(super) enum JoinError {
 
 impl Site {
     pub(super) fn new(config: &config::Client) -> anyhow::Result<Rc<Self>> {
-        let limits = Limits {
-            performance: config.performance.clone(),
-            liveness: config.liveness.clone(),
-            dial: config.dial.clone(),
-        };
+        let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
         slot.set(SessionRef::of(&first));
@@ -102,14 +99,15 @@ impl Site {
                 config::SealMode::Always => SealWish::Always,
             },
             handshake: config.handshake.timeout,
-            config: limits,
+            limits: RefCell::new(limits),
             current: RefCell::new(Rc::clone(&first)),
             slot,
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
-            listeners: RefCell::default(),
+            serving: RefCell::default(),
+            dialling: Dialling::new(config.dial.clone()),
             reporter: Reporter::default(),
             dials: RefCell::default(),
         });
@@ -117,12 +115,20 @@ impl Site {
         Ok(site)
     }
 
-    pub(super) fn slot(&self) -> &SessionSlot {
-        &self.slot
+    /// Serves these listeners in place of those before; connections that were accepted are not touched.
+    pub(super) fn serve(&self, edges: Edges) -> anyhow::Result<()> {
+        self.serving.borrow_mut().replace(edges, &self.slot)
     }
 
-    pub(super) fn set_listeners(&self, listeners: Vec<Served>) {
-        *self.listeners.borrow_mut() = listeners;
+    /// What the server may ask this site to dial from here on; streams that are connected stay.
+    pub(super) fn set_dial(&self, allow: AllowList) {
+        self.dialling.replace(allow);
+    }
+
+    /// Streams at a time, from here on.
+    pub(super) fn set_max_streams(&self, max: u32) {
+        self.limits.borrow_mut().performance.max_streams = max;
+        self.shell().set_max_streams(max as usize);
     }
 
     /// Whether the client is on its way out with nothing left to carry: no link is dialled any more.
@@ -137,9 +143,9 @@ impl Site {
     /// Drives a session until it ends, and then puts a new one in its place.
     fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
         let site = Rc::clone(self);
-        let connect = edges::connector(self.config.dial.clone());
+        let dialling = self.dialling.clone();
         spawn_local(async move {
-            let end = driver::run(Rc::clone(&shell), connect).await;
+            let end = driver::run(Rc::clone(&shell), |incoming| dialling.connect(incoming)).await;
             tracing::info!(session = %shell.id.get(), ?end, "session ended");
             if Rc::ptr_eq(&shell, &site.shell()) && !site.closing.get() {
                 site.renew();
@@ -148,7 +154,7 @@ impl Site {
     }
 
     fn renew(self: &Rc<Self>) -> Rc<Shell> {
-        let shell = new_shell(&self.config);
+        let shell = new_shell(&self.limits.borrow());
         *self.current.borrow_mut() = Rc::clone(&shell);
         self.slot.set(SessionRef::of(&shell));
         self.drive(Rc::clone(&shell));
@@ -171,7 +177,7 @@ impl Site {
         let ask = Ask {
             seal: self.seal,
             timeout: self.handshake,
-            ..Ask::new(asked, uplink, params::windows(&self.config.performance))
+            ..Ask::new(asked, uplink, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
@@ -215,6 +221,7 @@ impl Site {
     /// Lets streams end for at most `patience`, then ends the session.
     pub(super) async fn shutdown(&self, patience: Duration) {
         self.closing.set(true);
+        self.serving.borrow().stop();
         let shell = self.shell();
         shell.drain();
         let ended = async {

@@ -1,6 +1,7 @@
 //! The local edges of a site: listeners whose connections the other site dials, and the dialling of what the other site
 //! asks for.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::listeners::{self, Counters, SessionSlot};
 use crate::runtime::stream::IncomingStream;
 use crate::wire::frame::Class;
 
+use super::sockets::Gathering;
+
 /// Connections that the kernel holds for us: a browser, or two thousand clients at once, must not be turned away
 /// because we were busy for a moment.
 const BACKLOG: i32 = 4096;
@@ -22,8 +25,14 @@ const BACKLOG: i32 = 4096;
 /// Bound listeners, not yet served.
 #[derive(Debug)]
 pub struct Edges {
-    forwards: Vec<(TcpListener, Forward)>,
-    socks5: Option<TcpListener>,
+    entries: Vec<(TcpListener, Rule)>,
+}
+
+/// What is done with the connections of a listener.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Rule {
+    Forward(Forward),
+    Socks5(Socks5),
 }
 
 /// A listener that is served.
@@ -39,52 +48,91 @@ pub struct Served {
     pub counters: Arc<Counters>,
 }
 
+/// The listeners that are served for one session slot.
+#[derive(Debug, Default)]
+pub struct Serving {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    rule: Rule,
+    served: Served,
+    task: AbortHandle,
+}
+
 impl Edges {
-    /// Binds all of them.
+    /// Gathers the sockets of all of them.
     ///
     /// # Errors
     /// Names the address that cannot be bound.
-    pub fn bind(forwards: &[Forward], socks5: Option<&Socks5>) -> anyhow::Result<Self> {
-        let forwards = forwards.iter().map(|f| Ok((bind(f.listen)?, f.clone()))).collect::<anyhow::Result<Vec<_>>>()?;
-        let socks5 = socks5.map(|s| bind(s.listen)).transpose()?;
-        Ok(Self { forwards, socks5 })
+    pub fn bind(forwards: &[Forward], socks5: Option<&Socks5>, sockets: &mut Gathering<'_>) -> anyhow::Result<Self> {
+        let mut entries = Vec::new();
+        for forward in forwards {
+            entries.push((sockets.tcp(forward.listen)?, Rule::Forward(forward.clone())));
+        }
+        if let Some(socks5) = socks5 {
+            entries.push((sockets.tcp(socks5.listen)?, Rule::Socks5(socks5.clone())));
+        }
+        Ok(Self { entries })
     }
 
     /// Where they listen: forwards in their order, then SOCKS5.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let forwards = self.forwards.iter().map(|(listener, _)| listener);
-        forwards.chain(&self.socks5).filter_map(|listener| listener.local_addr().ok()).collect()
+        self.entries.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
     }
+}
 
-    /// Serves them on this thread with whatever session is in `slot`.
+impl Serving {
+    /// Serves `edges` on this thread with whatever session is in `slot`, in place of what was served. A listener that is
+    /// there already, with the same rule, is left alone; one with another rule gets the new one for its next connection.
+    /// Connections that were accepted are not touched.
     ///
     /// # Errors
     /// The runtime does not take a listener.
-    pub fn serve(self, slot: &SessionSlot) -> anyhow::Result<(Vec<Served>, Vec<AbortHandle>)> {
-        let mut served = Vec::new();
-        let mut tasks = Vec::new();
-        for (listener, forward) in self.forwards {
+    pub fn replace(&mut self, edges: Edges, slot: &SessionSlot) -> anyhow::Result<()> {
+        let mut old = std::mem::take(&mut self.entries);
+        for (listener, rule) in edges.entries {
             let listen = listener.local_addr()?;
-            let counters = Arc::new(Counters::default());
-            let target = Some(forward.to.to_string());
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let rule = listeners::tcp::Forward { target: forward.to, class: forward.class };
-            let (opener, counted) = (slot.clone(), Arc::clone(&counters));
-            tasks.push(spawn_local(listeners::tcp::serve(listener, rule, opener, counted)).abort_handle());
-            served.push(Served { kind: "forward", listen, target, counters });
+            let known = old.iter().position(|entry| entry.served.listen == listen && entry.rule == rule);
+            let entry = match known {
+                Some(index) => old.swap_remove(index),
+                None => start(listener, listen, rule, slot)?,
+            };
+            self.entries.push(entry);
         }
-        if let Some(listener) = self.socks5 {
-            let listen = listener.local_addr()?;
-            let counters = Arc::new(Counters::default());
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let limits = listeners::socks5::Limits::default();
-            let serving =
-                listeners::socks5::serve(listener, Class::BestEffort, limits, slot.clone(), Arc::clone(&counters));
-            tasks.push(spawn_local(serving).abort_handle());
-            served.push(Served { kind: "socks5", listen, target: None, counters });
-        }
-        Ok((served, tasks))
+        old.iter().for_each(|entry| entry.task.abort());
+        Ok(())
     }
+
+    /// What is served, with its counters.
+    pub fn served(&self) -> impl Iterator<Item = &Served> {
+        self.entries.iter().map(|entry| &entry.served)
+    }
+
+    /// Accepts nothing more.
+    pub fn stop(&self) {
+        self.entries.iter().for_each(|entry| entry.task.abort());
+    }
+}
+
+fn start(listener: TcpListener, listen: SocketAddr, rule: Rule, slot: &SessionSlot) -> anyhow::Result<Entry> {
+    let counters = Arc::new(Counters::default());
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let (opener, counted) = (slot.clone(), Arc::clone(&counters));
+    let (kind, target, task) = match &rule {
+        Rule::Forward(forward) => {
+            let served = listeners::tcp::Forward { target: forward.to.clone(), class: forward.class };
+            let task = spawn_local(listeners::tcp::serve(listener, served, opener, counted));
+            ("forward", Some(forward.to.to_string()), task.abort_handle())
+        }
+        Rule::Socks5(_) => {
+            let limits = listeners::socks5::Limits::default();
+            let task = spawn_local(listeners::socks5::serve(listener, Class::BestEffort, limits, opener, counted));
+            ("socks5", None, task.abort_handle())
+        }
+    };
+    Ok(Entry { rule, served: Served { kind, listen, target, counters }, task })
 }
 
 /// A listening socket with a deep backlog.
@@ -103,11 +151,35 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address}"))
 }
 
-/// What to do with streams that the other site asks this one to connect.
-pub fn connector(allow: AllowList) -> impl Fn(IncomingStream) {
-    let counters = Arc::new(connectors::Counters::default());
-    let connector = Rc::new(Connector::new(allow, DialParams::default(), counters));
-    move |incoming| {
-        spawn_local(Rc::clone(&connector).serve(incoming));
+/// What is done with streams that one other site asks this one to connect. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Dialling {
+    connector: Rc<RefCell<Rc<Connector>>>,
+    counters: Arc<connectors::Counters>,
+}
+
+impl Dialling {
+    /// Dials what `allow` permits.
+    pub fn new(allow: AllowList) -> Self {
+        let counters = Arc::new(connectors::Counters::default());
+        let connector = Connector::new(allow, DialParams::default(), Arc::clone(&counters));
+        Self { connector: Rc::new(RefCell::new(Rc::new(connector))), counters }
+    }
+
+    /// Dials what `allow` permits from here on; streams that are connected stay.
+    pub fn replace(&self, allow: AllowList) {
+        let connector = Connector::new(allow, DialParams::default(), Arc::clone(&self.counters));
+        *self.connector.borrow_mut() = Rc::new(connector);
+    }
+
+    /// Connects one stream, in a task of its own.
+    pub fn connect(&self, incoming: IncomingStream) {
+        let connector = Rc::clone(&self.connector.borrow());
+        spawn_local(connector.serve(incoming));
+    }
+
+    /// What has been asked for.
+    pub fn counters(&self) -> &connectors::Counters {
+        &self.counters
     }
 }
