@@ -37,6 +37,8 @@ pub(super) struct Link {
     pub(super) draining: Option<Instant>,
     pub(super) drain_checked: Option<Instant>,
     pub(super) draining_done: bool,
+    /// It was emptied before it was closed: its end is no loss.
+    pub(super) emptied: bool,
     pub(super) drain_due: bool,
     pub(super) session_drain_due: bool,
     /// The peer places nothing here any more and will close it.
@@ -73,6 +75,7 @@ impl Link {
             draining: None,
             drain_checked: None,
             draining_done: false,
+            emptied: false,
             drain_due: false,
             session_drain_due: false,
             left_by_peer: false,

@@ -179,7 +179,7 @@ impl Engine {
     /// A link is gone.
     pub fn link_down(&mut self, id: LinkId, now: Instant) {
         let Some(mut link) = self.links.remove(&id) else { return };
-        self.link_losses += 1;
+        self.link_losses += u64::from(!link.emptied && !link.left_by_peer);
         self.session.on_slot_lost(link.slot);
         self.choose_control();
         if self.links.is_empty() {
@@ -603,6 +603,7 @@ impl Engine {
             let slot = link.slot;
             if overdue || self.session.is_slot_clear(slot) {
                 link.draining_done = true;
+                link.emptied = self.session.is_slot_clear(slot);
                 self.closes.push_back((id, CloseReason::Drained));
             } else {
                 link.drain_checked = Some(now);
