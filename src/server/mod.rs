@@ -77,11 +77,14 @@ impl Server {
         let status = match &config.admin.socket {
             Some(path) => {
                 let (hub, name) = (Arc::clone(&hub), config.site.name.clone());
+                let acceptor = Rc::clone(&acceptor);
                 let provider: admin::Provider = Rc::new(move || {
                     let (hub, name) = (Arc::clone(&hub), name.clone());
+                    let acceptor = Rc::clone(&acceptor);
                     Box::pin(async move {
                         let uptime = clock::now().saturating_duration_since(started);
                         let mut status = Status::head(&name, "server", uptime);
+                        status.listeners = acceptor.status();
                         hub.fill_status(&mut status).await;
                         status.sum()
                     })
