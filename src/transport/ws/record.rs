@@ -83,7 +83,7 @@ impl Protector {
         let (head, rest) = out.grow(HEAD + sealed).split_at_mut(HEAD);
         head.copy_from_slice(&[APPLICATION_DATA, 3, 3, (sealed >> 8) as u8, sealed as u8]);
         let (body, tag) = rest.split_at_mut(plain.len() + 1);
-        scratch::copy(body, plain);
+        scratch::copy(&mut body[..plain.len()], plain);
         body[plain.len()] = kind;
         let (key, nonce) = self.key.step();
         tag.copy_from_slice(&key.seal(nonce, head, body).map_err(|_| broken("seal"))?);
