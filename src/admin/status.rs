@@ -190,7 +190,7 @@ pub struct LinkStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListenerStatus {
-    /// `forward`, `udp`, `socks5`, `ws` or `quic`.
+    /// `forward`, `udp` or `socks5`; on a server also `ws`, `wss` and `quic`, where links come in.
     pub kind: String,
     /// Its address.
     pub listen: String,
@@ -198,11 +198,11 @@ pub struct ListenerStatus {
     pub to: Option<String>,
     /// Which peer dials, on a server.
     pub peer: Option<String>,
-    /// Connections open.
+    /// Connections open; where links come in, those that have not proved yet whose they are.
     pub open: u64,
     /// Connections accepted.
     pub accepted: u64,
-    /// Of those, refused here or at the far end.
+    /// Of those, refused here or at the far end; where links come in, not looked at because of a limit.
     pub refused: u64,
     /// Of those, ended by a reset from either side.
     pub reset: u64,

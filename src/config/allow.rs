@@ -59,6 +59,15 @@ fn host_rule(text: &str) -> Result<HostRule, String> {
     }
 }
 
+/// Reads a list of addresses and networks, without ports.
+pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
+    let shape = Shape::default("array of strings", "[]".into(), "ADDRESS, ADDRESS/BITS");
+    section.list(key, shape, |text| match host_rule(text)? {
+        HostRule::Net(net) => Ok(net),
+        _ => Err("is not an address or a network".to_owned()),
+    })
+}
+
 fn net(addr: IpAddr, prefix: Option<&str>) -> Result<IpNet, String> {
     let bits = if addr.is_ipv4() { 32 } else { 128 };
     let prefix = match prefix {

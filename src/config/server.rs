@@ -11,7 +11,7 @@ use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
 use crate::config::{Psk, PublicKey, allow, keyfile};
-use crate::connectors::allow::AllowList;
+use crate::connectors::allow::{AllowList, IpNet};
 use crate::units::ByteSize;
 
 /// A site that accepts links.
@@ -33,6 +33,8 @@ pub struct Server {
     pub liveness: Liveness,
     /// Deadline of strangers.
     pub handshake: Handshake,
+    /// Proxies in front of this server, whose addresses stand for many strangers. None by default.
+    pub fronts: Vec<IpNet>,
     /// Local control.
     pub admin: Admin,
     /// What is logged.
@@ -104,7 +106,8 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     }
     let udp = root.table("udp", Udp::read);
     let liveness = root.table("liveness", Liveness::read);
-    let handshake = root.table("handshake", Handshake::read);
+    let (handshake, fronts) =
+        root.table("handshake", |section| (Handshake::read(section), allow::networks(section, "fronts")));
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
@@ -120,6 +123,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         udp,
         liveness,
         handshake,
+        fronts,
         admin,
         log,
         seal,

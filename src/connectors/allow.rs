@@ -173,7 +173,7 @@ impl PortRule {
 
 impl IpNet {
     /// Whether `ip`, in its canonical form, is of this network. A network inside `::ffff:0:0/96` is one of IPv4.
-    fn contains(&self, ip: IpAddr) -> bool {
+    pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.addr, ip) {
             (IpAddr::V4(net), IpAddr::V4(ip)) => same_v4(net, ip, self.prefix),
             (IpAddr::V6(net), IpAddr::V6(ip)) => {

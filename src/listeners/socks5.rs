@@ -43,10 +43,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 256 clients, 30 s to ask (a person types no SOCKS), 60 s to dial (pauses of 15 s are normal on the links this is
-    /// for, and the far end's own deadline is to be heard first).
+    /// As many clients as a session has streams by default, because a browser or a crawler may start them all at once;
+    /// each takes a descriptor and less than 4 KiB. 30 s to ask (a person types no SOCKS), 60 s to dial (pauses of 15 s
+    /// are normal on the links this is for, and the far end's own deadline is to be heard first).
     fn default() -> Self {
-        Self { clients: 256, negotiation: Duration::from_secs(30), opening: Duration::from_secs(60) }
+        Self { clients: 10_000, negotiation: Duration::from_secs(30), opening: Duration::from_secs(60) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sockets that links come in by, from the connection to the proof of who it is.
 
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, spawn_local};
 
+use crate::admin::status::ListenerStatus;
 use crate::config::{self, Certificate, Listen};
 use crate::site::params;
 use crate::site::sockets::Gathering;
@@ -32,6 +34,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Bound {
     address: SocketAddr,
+    scheme: &'static str,
     socket: Socket,
     /// Certificates from files, whose change is to be followed.
     watched: Option<Arc<Certificates>>,
@@ -71,7 +74,7 @@ pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>)
             };
             let listener = listener.with_context(named)?;
             let address = listener.local_addr().with_context(named)?;
-            Ok(Bound { address, socket: Socket::Quic(Box::new(listener)), watched })
+            Ok(Bound { address, scheme: "quic", socket: Socket::Quic(Box::new(listener)), watched })
         }
         TransportKind::Ws | TransportKind::Mem => {
             let listener = TcpListener::from_std(sockets.tcp(listen.address)?).with_context(named)?;
@@ -81,7 +84,8 @@ pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>)
             options.head_timeout = time;
             options.idle_timeout = VISITOR_IDLE;
             let address = listener.local_addr()?;
-            Ok(Bound { address, socket: Socket::Ws(listener, Box::new(options)), watched })
+            let scheme = if options.tls.is_some() { "wss" } else { "ws" };
+            Ok(Bound { address, scheme, socket: Socket::Ws(listener, Box::new(options)), watched })
         }
     }
 }
@@ -109,11 +113,48 @@ fn decoy(decoy: &config::Decoy) -> ws::Decoy {
     }
 }
 
+/// What happened at one socket.
+#[derive(Debug)]
+struct Door {
+    scheme: &'static str,
+    address: SocketAddr,
+    accepted: Cell<u64>,
+    refused: Cell<u64>,
+    /// Strangers.
+    open: Cell<u64>,
+}
+
+impl Door {
+    fn status(&self) -> ListenerStatus {
+        ListenerStatus {
+            kind: self.scheme.to_owned(),
+            listen: self.address.to_string(),
+            open: self.open.get(),
+            accepted: self.accepted.get(),
+            refused: self.refused.get(),
+            ..ListenerStatus::default()
+        }
+    }
+}
+
+/// Somebody who has not proved who he is.
+struct Stranger {
+    ticket: Ticket,
+    door: Rc<Door>,
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.door.open.update(|open| open - 1);
+    }
+}
+
 /// Takes connections and hands those that prove themselves to the hub.
 pub(super) struct Acceptor {
     identity: ServerIdentity,
     gate: Gate,
     hub: Arc<Hub>,
+    doors: RefCell<Vec<Rc<Door>>>,
 }
 
 impl Acceptor {
@@ -124,33 +165,48 @@ impl Acceptor {
         };
         let windows = params::windows(&config.performance);
         let identity = ServerIdentity::new(config.site.private_key.clone(), config.site.name.clone(), wish, windows)?;
-        let gate = Gate::new(GateParams {
+        let limits = GateParams {
             allowance: Allowance { time: config.handshake.timeout, ..Allowance::default() },
             ..GateParams::default()
-        });
-        Ok(Self { identity, gate, hub })
+        };
+        let fronts = config.fronts.clone();
+        let gate = Gate::behind(limits, move |address| fronts.iter().any(|net| net.contains(address)));
+        Ok(Self { identity, gate, hub, doors: RefCell::default() })
     }
 
     /// Serves a socket until aborted.
     pub(super) fn serve(self: &Rc<Self>, bound: Bound) -> AbortHandle {
         let acceptor = Rc::clone(self);
+        let door = Rc::new(Door {
+            scheme: bound.scheme,
+            address: bound.address,
+            accepted: Cell::new(0),
+            refused: Cell::new(0),
+            open: Cell::new(0),
+        });
+        self.doors.borrow_mut().push(Rc::clone(&door));
         if let Some(certificates) = bound.watched {
             spawn_local(certwatch::watch(certificates));
         }
         let task = match bound.socket {
             Socket::Ws(listener, options) => {
                 tracing::info!(address = %bound.address, path = options.path, "listening for WebSockets");
-                spawn_local(acceptor.serve_ws(listener, Rc::from(options)))
+                spawn_local(acceptor.serve_ws(listener, Rc::from(options), door))
             }
             Socket::Quic(listener) => {
                 tracing::info!(address = %bound.address, "listening for QUIC");
-                spawn_local(acceptor.serve_quic(*listener))
+                spawn_local(acceptor.serve_quic(*listener, door))
             }
         };
         task.abort_handle()
     }
 
-    async fn serve_ws(self: Rc<Self>, listener: TcpListener, options: Rc<ws::AcceptOptions>) {
+    /// What happened at the sockets that are served, in the order of the configuration.
+    pub(super) fn status(&self) -> Vec<ListenerStatus> {
+        self.doors.borrow().iter().map(|door| door.status()).collect()
+    }
+
+    async fn serve_ws(self: Rc<Self>, listener: TcpListener, options: Rc<ws::AcceptOptions>, door: Rc<Door>) {
         loop {
             let (tcp, remote) = match listener.accept().await {
                 Ok(connection) => connection,
@@ -160,11 +216,11 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Some(ticket) = self.ticket(remote) else { continue };
+            let Some(stranger) = self.admit(&door, remote) else { continue };
             let (acceptor, options) = (Rc::clone(&self), Rc::clone(&options));
             spawn_local(async move {
                 match ws::accept(tcp, remote, &options).await {
-                    Ok(ws::Accepted::Link(raw)) => acceptor.prove(Raw::Ws(raw), ticket, remote).await,
+                    Ok(ws::Accepted::Link(raw)) => acceptor.prove(Raw::Ws(raw), stranger, remote).await,
                     Ok(ws::Accepted::Served) => tracing::debug!(%remote, "visitor of the decoy"),
                     Err(error) => tracing::debug!(%remote, %error, "connection ended before it was a link"),
                 }
@@ -172,17 +228,17 @@ impl Acceptor {
         }
     }
 
-    async fn serve_quic(self: Rc<Self>, listener: quic::Listener) {
+    async fn serve_quic(self: Rc<Self>, listener: quic::Listener, door: Rc<Door>) {
         while let Some(incoming) = listener.accept().await {
             let remote = incoming.remote();
-            let Some(ticket) = self.ticket(remote) else {
+            let Some(stranger) = self.admit(&door, remote) else {
                 incoming.ignore();
                 continue;
             };
             let acceptor = Rc::clone(&self);
             spawn_local(async move {
-                match incoming.handshake(ticket.allowance().time).await {
-                    Ok(quic::Accepted::Link(raw)) => acceptor.prove(Raw::Quic(raw), ticket, remote).await,
+                match incoming.handshake(stranger.ticket.allowance().time).await {
+                    Ok(quic::Accepted::Link(raw)) => acceptor.prove(Raw::Quic(raw), stranger, remote).await,
                     Ok(quic::Accepted::Served) => tracing::debug!(%remote, "visitor"),
                     Err(error) => tracing::debug!(%remote, %error, "connection ended before it was a link"),
                 }
@@ -190,18 +246,23 @@ impl Acceptor {
         }
     }
 
-    fn ticket(&self, remote: SocketAddr) -> Option<Ticket> {
+    fn admit(&self, door: &Rc<Door>, remote: SocketAddr) -> Option<Stranger> {
+        door.accepted.update(|n| n + 1);
         match self.gate.admit(remote.ip()) {
-            Ok(ticket) => Some(ticket),
+            Ok(ticket) => {
+                door.open.update(|n| n + 1);
+                Some(Stranger { ticket, door: Rc::clone(door) })
+            }
             Err(refused) => {
+                door.refused.update(|n| n + 1);
                 tracing::debug!(%remote, %refused, "connection not looked at");
                 None
             }
         }
     }
 
-    async fn prove(&self, raw: Raw, ticket: Ticket, remote: SocketAddr) {
-        match auth::respond(raw, &self.identity, &*self.hub, ticket.allowance()).await {
+    async fn prove(&self, raw: Raw, stranger: Stranger, remote: SocketAddr) {
+        match auth::respond(raw, &self.identity, &*self.hub, stranger.ticket.allowance()).await {
             Ok(admitted) => self.hub.admit(admitted),
             Err(error @ (AuthError::Declined { .. } | AuthError::Unproven { .. })) => {
                 tracing::info!(%remote, %error, "connection not admitted");

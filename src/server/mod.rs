@@ -104,11 +104,13 @@ impl Server {
         let reloader = Rc::new(Reloader::new(config, daemon, sockets, certificates, Arc::clone(&hub)));
         let status = status.map(|socket| {
             let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
+            let acceptor = Rc::clone(&acceptor);
             socket.serve(Rc::new(move |request| {
                 let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
+            let acceptor = Rc::clone(&acceptor);
                 Box::pin(async move {
                     match request {
-                        Request::Status => Answer::Status(Box::new(told(&hub, &name, started).await)),
+                        Request::Status => Answer::Status(Box::new(told(&hub, &acceptor, &name, started).await)),
                         Request::Reload => reloader.reload().await,
                     }
                 })
@@ -135,9 +137,10 @@ impl Server {
     }
 }
 
-async fn told(hub: &Hub, name: &str, started: Instant) -> Status {
+async fn told(hub: &Hub, acceptor: &Acceptor, name: &str, started: Instant) -> Status {
     let uptime = clock::now().saturating_duration_since(started);
     let mut status = Status::head(name, "server", uptime);
+    status.listeners = acceptor.status();
     hub.fill_status(&mut status).await;
     status.sum()
 }

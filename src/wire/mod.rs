@@ -1,5 +1,6 @@
 //! Bytes and values: everything that crosses the network is read and written here, and every length is bounded.
 
+pub mod aead;
 pub mod batch;
 pub mod code;
 pub mod datagram;

@@ -64,6 +64,17 @@ fn a_dead_link_is_replaced_and_no_byte_is_missing() {
 }
 
 #[test]
+fn ten_thousand_streams_opened_at_once_over_a_long_path_are_done_in_five_seconds() {
+    let mut run = Plan::over(&["geo"]).start();
+    run.for_span(2 * SECOND);
+    let ids: Vec<_> = (0..10_000).map(|_| run.send_down(100)).collect();
+    run.for_span(5 * SECOND);
+    let now = run.world.now();
+    run.until_whole(now, &ids);
+    run.assert_sound();
+}
+
+#[test]
 fn an_hour_of_the_bad_path_passes_in_seconds_and_every_small_exchange_is_answered() {
     let mut run = Plan::over(&["ar-nl", "ar-nl"]).start();
     let mut waits = Vec::new();

@@ -67,6 +67,7 @@ fn a_server_has_the_documented_defaults() {
     assert_eq!((&peer.allow, peer.max_streams), (&AllowList::new(vec![]), 10_000));
     assert_eq!(server.performance.memory, ByteSize::from_mib(256));
     assert!((1..=256).contains(&server.workers));
+    assert_eq!(server.fronts, []);
 }
 
 #[test]
@@ -124,6 +125,17 @@ fn shorthand_becomes_one_forward_for_each_port() {
     assert_eq!((client.forwards[0].class, client.forwards[163].class), (Class::Interactive, Class::BestEffort));
     assert_eq!((client.socks5.len(), client.socks5[0].listen), (1, "[::1]:1080".parse().unwrap()));
     assert!(client.socks5[0].users.is_open());
+}
+
+#[test]
+fn fronts_are_addresses_and_networks() {
+    let server = server(&format!(
+        "[[listen]]\nurl = \"quic://0.0.0.0:0\"\nself_signed = true\n{PEER}\
+         [handshake]\nfronts = [\"192.0.2.7\", \"198.51.100.0/24\", \"2001:db8::/32\"]\n",
+    ));
+    let contains = |ip: &str| server.fronts.iter().any(|net| net.contains(ip.parse().unwrap()));
+    assert!(contains("192.0.2.7") && contains("198.51.100.9") && contains("2001:db8::1"));
+    assert!(!contains("192.0.2.8") && !contains("203.0.113.1") && !contains("2001:db9::1"));
 }
 
 #[test]
