@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use crate::ids::StreamId;
 use crate::wire::code::Code;
+use crate::wire::rate::{Report, Stamp};
 use crate::wire::target::Target;
 use crate::wire::varint;
 
@@ -65,6 +66,10 @@ pub enum Frame {
     Drain { session: bool },
     /// The session ends.
     Close { code: Code, reason: String },
+    /// What came before it on this lane since the last one is a unit of rate control.
+    Stamp(Stamp),
+    /// What the receiver of stamps measured, on the same link.
+    Report(Box<Report>),
 }
 
 /// State of the receiving and sending halves of some streams.
@@ -125,6 +130,8 @@ const RESUME: u64 = 0x0d;
 const GONE: u64 = 0x0e;
 const DRAIN: u64 = 0x0f;
 const CLOSE: u64 = 0x10;
+const STAMP: u64 = 0x20;
+const REPORT: u64 = 0x21;
 
 /// Reads the next frame off the front of `input`, sharing its memory. `Ok(None)` at the end of the input.
 /// Padding and unknown kinds are skipped.
@@ -291,6 +298,8 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
         GONE => Frame::Gone { stream: stream(&mut rest, kind)? },
         DRAIN => Frame::Drain { session: number(&mut rest, kind)? & 1 == 1 },
         CLOSE => Frame::Close { code: Code::from_wire(number(&mut rest, kind)?), reason: sentence(&mut rest, kind)? },
+        STAMP => Frame::Stamp(Stamp::take(&mut rest).ok_or(bad)?),
+        REPORT => Frame::Report(Box::new(Report::take(&mut rest).ok_or(bad)?)),
         _ => return Ok(None),
     };
     // Bytes after the known fields belong to a newer version.
@@ -388,6 +397,8 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
             varint::put(body, code.to_wire());
             put_sentence(body, reason);
         }),
+        Frame::Stamp(stamp) => with_body(out, STAMP, |body| stamp.put(body)),
+        Frame::Report(report) => with_body(out, REPORT, |body| report.put(body)),
     }
 }
 
@@ -449,6 +460,8 @@ mod tests {
             Frame::Gone { stream: s },
             Frame::Drain { session: true },
             Frame::Close { code: Code::GoingAway, reason: "restart".into() },
+            Frame::Stamp(Stamp { seq: 1, sent_us: 2, size: 1400, probe: 0 }),
+            Frame::Report(Box::new(Report { number: 1, seq: 1, units: 1, bytes: 1400, ..Report::default() })),
         ]
     }
 
