@@ -34,12 +34,12 @@ impl Flight {
     pub(super) fn on_sent(&mut self, bytes: u32, at: f64) -> u64 {
         let seq = self.last.seq + 1;
         self.last = Sent { seq, at, total: self.last.total + f64::from(bytes) };
-        if seq % self.stride == 0 {
+        if seq.is_multiple_of(self.stride) {
             self.points.push_back(self.last);
             if self.points.len() > POINTS_MAX {
                 self.stride *= 2;
                 let stride = self.stride;
-                self.points.retain(|point| point.seq % stride == 0);
+                self.points.retain(|point| point.seq.is_multiple_of(stride));
             }
         }
         seq

@@ -247,11 +247,6 @@ impl Path {
         self.rtt_base.get().unwrap_or(self.srtt)
     }
 
-    /// Least delay, in seconds from an arbitrary zero.
-    pub(super) fn base(&self) -> Option<f64> {
-        self.base.get()
-    }
-
     pub(super) fn srtt(&self) -> f64 {
         self.srtt
     }

@@ -33,8 +33,8 @@ fn s3_a_link_of_five_times_the_rate_is_found() {
 
 #[test]
 fn s6_a_longer_route_is_not_a_queue() {
-    let run = Case::new(50.0, 40.0).then(4.0, "delay=60ms").for_seconds(9.0).run();
-    assert!(run.utilisation(4.0, 9.0) >= 0.95, "{}", run.utilisation(4.0, 9.0));
+    let run = Case::new(50.0, 40.0).then(3.0, "delay=60ms").for_seconds(13.0).run();
+    assert!(run.utilisation(3.0, 13.0) >= 0.95, "{}", run.utilisation(3.0, 13.0));
 }
 
 #[test]
