@@ -169,7 +169,7 @@ impl Meter {
         Some(Report {
             number: self.number,
             seq: self.seq,
-            held_us: (self.micros(now) - self.last_rx).min(u64::from(u32::MAX)) as u32,
+            held_us: self.micros(now).saturating_sub(self.last_rx).min(u64::from(u32::MAX)) as u32,
             units: self.sums.units,
             bytes: self.sums.bytes,
             lost: self.sums.lost,
@@ -220,7 +220,7 @@ impl Meter {
 
     fn count(&mut self, stamp: &Stamp, fate: Fate, marked: bool, rx: u64) {
         if self.sums.units > 0 {
-            let gap = rx - self.last_rx;
+            let gap = rx.saturating_sub(self.last_rx);
             let allowed = (SILENCE_GAPS * self.gap_per_byte * f64::from(stamp.size)).max(SILENCE_US as f64) as u64;
             self.sums.busy_us += gap.min(allowed);
             self.learn_gap(gap as f64 / f64::from(stamp.size));
@@ -231,7 +231,7 @@ impl Meter {
                 Fate::Late => self.sums.lost = self.sums.lost.saturating_sub(1),
             }
         }
-        self.last_rx = rx;
+        self.last_rx = self.last_rx.max(rx);
         self.sums.units += 1;
         self.sums.bytes += u64::from(stamp.size);
         self.sums.marked += u64::from(marked);
@@ -278,7 +278,7 @@ impl Meter {
         train.tail[train.probe.units as usize % EDGE] = delay;
         train.probe.bytes = train.probe.bytes.saturating_add(if train.probe.units == 0 { 0 } else { stamp.size });
         train.probe.units += 1;
-        train.probe.span_us = (rx - train.first_rx).min(u64::from(u32::MAX)) as u32;
+        train.probe.span_us = rx.saturating_sub(train.first_rx).min(u64::from(u32::MAX)) as u32;
         let tail = train.tail.into_iter().reduce(min_delay).unwrap_or(delay);
         train.probe.growth_us = tail.wrapping_sub(train.head) as i32;
     }
@@ -302,4 +302,120 @@ enum Fate {
 /// The lesser of two delays of one clock pair, modulo 2^32.
 fn min_delay(a: u32, b: u32) -> u32 {
     if (a.wrapping_sub(b) as i32) < 0 { a } else { b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        meter: Meter,
+        now: Instant,
+        begin: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            #[expect(clippy::disallowed_methods, reason = "the epoch: only differences to it are ever used")]
+            let begin = Instant::now();
+            Self { meter: Meter::new(Params::default(), begin), now: begin, begin }
+        }
+
+        /// A unit comes after `gap` microseconds that was under way for so long.
+        fn unit(&mut self, seq: u32, gap: u64, delay: u64) {
+            self.now += Duration::from_micros(gap);
+            let sent = (self.now - self.begin).as_micros() as u64;
+            let stamp = Stamp { seq, sent_us: sent.wrapping_sub(delay) as u32, size: 1_000, probe: 0 };
+            self.meter.on_stamp(&stamp, Duration::ZERO, false, self.now);
+        }
+
+        fn report(&mut self) -> Report {
+            self.now = self.now.max(self.meter.poll_timeout().expect("something came"));
+            self.meter.poll_report(self.now).expect("due")
+        }
+    }
+
+    #[test]
+    fn a_silence_is_neither_busy_time_nor_loss() {
+        let mut bench = Bench::new();
+        (1..=100).for_each(|seq| bench.unit(seq, 1_000, 20_000));
+        let before = bench.report();
+        bench.unit(140, 40_000, 20_000);
+        (141..=200).for_each(|seq| bench.unit(seq, 1_000, 20_000));
+        let after = bench.report();
+        assert_eq!((before.busy_us, before.units, before.lost), (99_000, 100, 0));
+        assert!(after.busy_us - before.busy_us <= 60_000 + 5_000, "{} us", after.busy_us - before.busy_us);
+        assert_eq!((after.units, after.lost), (161, 0));
+    }
+
+    #[test]
+    fn losses_are_counted_and_late_units_taken_back_and_doubles_ignored() {
+        let mut bench = Bench::new();
+        for seq in [1, 2, 4, 5, 3, 3, 9, 5] {
+            bench.unit(seq, 1_000, 20_000);
+        }
+        let report = bench.report();
+        assert_eq!((report.seq, report.units, report.lost, report.bytes), (9, 6, 3, 6_000));
+    }
+
+    #[test]
+    fn a_delay_that_rises_is_told_at_once_and_nothing_twice() {
+        let mut bench = Bench::new();
+        (1..=20).for_each(|seq| bench.unit(seq, 1_000, 20_000));
+        bench.report();
+        bench.unit(21, 500, 20_000);
+        assert!(bench.meter.poll_report(bench.now).is_none(), "no report is due yet");
+        bench.unit(22, 500, 27_000);
+        let report = bench.meter.poll_report(bench.now).expect("an alarm");
+        assert_eq!(report.delay_us.wrapping_sub(report.least_us), 7_000);
+        assert!(bench.meter.poll_timeout().is_none());
+        bench.unit(23, 500, 28_000);
+        assert!(bench.meter.poll_report(bench.now).is_none(), "one alarm for one rise");
+    }
+
+    #[test]
+    fn the_end_of_a_probe_is_told_at_once_and_three_times() {
+        let mut bench = Bench::new();
+        let stamp = |seq, sent_us, probe| Stamp { seq, sent_us, size: 1_000, probe };
+        for n in 0..12_u32 {
+            bench.now += Duration::from_micros(1_000);
+            let at = (bench.now - bench.begin).as_micros() as u32;
+            bench.meter.on_stamp(&stamp(n + 1, at - 500 * n, 7), Duration::ZERO, false, bench.now);
+        }
+        bench.report();
+        bench.now += Duration::from_micros(100);
+        bench.meter.on_stamp(&stamp(13, 0, 0), Duration::ZERO, false, bench.now);
+        let probe = bench.meter.poll_report(bench.now).expect("at once").probes[0].expect("a probe");
+        assert_eq!((probe.id, probe.units, probe.bytes, probe.span_us), (7, 12, 11_000, 11_000));
+        assert_eq!(probe.growth_us, 8 * 500, "least of the last four less least of the first four");
+        for left in [2, 1, 0] {
+            bench.unit(20 - left, 1_000, 0);
+            bench.unit(30 - left, 1_000, 0);
+            assert_eq!(bench.report().probes[0].is_some(), left > 0, "{left}");
+        }
+    }
+
+    #[test]
+    fn a_busy_host_is_not_taken_for_the_path() {
+        let mut bench = Bench::new();
+        bench.unit(1, 1_000, 20_000);
+        bench.now += Duration::from_micros(1_000);
+        let stamp = Stamp { seq: 2, sent_us: 0, size: 1_000, probe: 0 };
+        bench.meter.on_stamp(&stamp, Duration::from_micros(1_500), false, bench.now);
+        assert_eq!(bench.report().delay_us, 500, "2 ms after it was sent, of which 1.5 ms were this host's");
+    }
+
+    #[test]
+    fn reports_take_their_share_of_a_narrow_way_back() {
+        let mut bench = Bench::new();
+        bench.meter.on_path(Duration::from_millis(40), 250_000); // 2 Mbit/s
+        (1..=10).for_each(|seq| bench.unit(seq, 1_000, 20_000));
+        let first = bench.report();
+        bench.unit(11, 100, 20_000);
+        bench.unit(12, 100, 20_000);
+        let before = bench.now;
+        bench.report();
+        assert!(bench.now - before >= Duration::from_millis(18), "48 bytes are 1 % of 2 Mbit/s for 19.2 ms");
+        assert_eq!(first.number, 1);
+    }
 }

@@ -283,3 +283,84 @@ fn between(first: &Point, last: &Point, queue_least: f64, queue_most: f64) -> Wi
         queue_most,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reports every 10 ms of 10 units at 1 MB/s; `delay` in microseconds, round trip 40 ms more than it.
+    fn report(path: &mut Path, n: u32, delay: u32, quiet: bool, skew_us: u32) {
+        let at = f64::from(n) * 0.01;
+        let sent = Sent { seq: u64::from(n) * 10, at: at - 0.02 - f64::from(delay) * 1e-6, total: f64::from(n) * 1e4 };
+        let delay_us = 77_000_u32.wrapping_add(delay).wrapping_add(skew_us);
+        let report = Report {
+            number: u64::from(n),
+            seq: n * 10,
+            units: u64::from(n) * 10,
+            bytes: u64::from(n) * 10_000,
+            busy_us: u64::from(n) * 10_000,
+            delay_us,
+            least_us: delay_us,
+            ..Report::default()
+        };
+        path.on_report(&report, sent, quiet, at);
+    }
+
+    #[test]
+    fn a_queue_is_the_delay_above_the_least_and_falls_to_it_at_once() {
+        let mut path = Path::new(30, 0.01);
+        // the path is seen first with a queue in it: as soon as it is gone, the base is right
+        (1..50).for_each(|n| report(&mut path, n, 120_000, false, 0));
+        assert!(path.queue() < 1e-9);
+        report(&mut path, 50, 20_000, false, 0);
+        report(&mut path, 51, 50_000, false, 0);
+        assert!((path.queue() - 0.03).abs() < 1e-6, "{}", path.queue());
+    }
+
+    #[test]
+    fn a_clock_that_runs_fast_is_no_queue() {
+        let mut path = Path::new(30, 0.01);
+        // 1000 ppm: 10 us in 10 ms
+        (1..60_000).for_each(|n| report(&mut path, n, 20_000, true, n * 10));
+        assert!(path.queue() < 1e-6, "{}", path.queue());
+    }
+
+    #[test]
+    fn noise_is_learnt_when_quiet_and_never_from_a_queue() {
+        let mut path = Path::new(30, 0.01);
+        (1..500).for_each(|n| report(&mut path, n, 20_000 + n % 2 * 1_000, true, 0));
+        let noise = path.noise();
+        assert!((noise - 0.001).abs() < 2e-4, "{noise}");
+        (500..600).for_each(|n| report(&mut path, n, 20_000 + n % 7 * 40_000, false, 0));
+        assert!((path.noise() - noise).abs() < 1e-9, "{}", path.noise());
+        (600..2_000).for_each(|n| report(&mut path, n, 20_000 + n % 2 * 90_000, true, 0));
+        assert!(path.noise() <= NOISE_MAX);
+    }
+
+    #[test]
+    fn a_shift_of_the_base_moves_the_round_trip_with_it() {
+        let mut path = Path::new(30, 0.01);
+        (1..50).for_each(|n| report(&mut path, n, 20_000, false, 0));
+        let rtt = path.rtt_base();
+        (50..60).for_each(|n| report(&mut path, n, 60_000, false, 0));
+        path.shift_base(0.04);
+        assert!(path.queue() < 1e-9 && (path.rtt_base() - rtt - 0.04).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_comes_slower_than_it_was_sent_is_stretched() {
+        let mut path = Path::new(30, 0.01);
+        (1..50).for_each(|n| report(&mut path, n, 20_000, false, 0));
+        assert!(!path.window(0.05, 0.0).expect("enough").is_stretched());
+        // sent in 10 ms, each 5 ms later than the one before: 10 ms of sending come in 15 ms
+        let before = path.points.back().copied().expect("a point");
+        path.points.push_back(Point {
+            busy: before.busy + 0.15,
+            bytes: before.bytes + 1e5,
+            sent: Sent { at: before.sent.at + 0.1, total: before.sent.total + 1e5, ..before.sent },
+            ..before
+        });
+        let window = path.window(0.1, 0.0).expect("enough");
+        assert!(window.is_stretched() && (window.delivered - 1e5 / 0.15).abs() < 1.0, "{window:?}");
+    }
+}

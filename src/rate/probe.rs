@@ -105,3 +105,57 @@ impl Probe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPACITY: f64 = 5e6;
+    const LOW: f64 = 0.0015;
+
+    /// A probe at `gain` that was sent at `sent` bytes a second, and its record with this growth.
+    fn probe(gain: f64, sent: f64, growth_us: i32, lost: u32) -> (Probe, Record) {
+        let mut probe = Probe::new(1, gain * CAPACITY, CAPACITY, 0.004, 1_440.0, 0.0);
+        let units = ((probe.ends * sent) / 1_440.0) as u32;
+        for n in 0..units {
+            probe.on_sent(1_440, u64::from(n), f64::from(n) * 1_440.0 / sent);
+        }
+        let bytes = (units - 1 - lost) * 1_440;
+        let span_us = (f64::from(bytes) / sent * 1e6) as u32;
+        (probe, Record { id: 1, units: units - lost, bytes, span_us, growth_us })
+    }
+
+    fn verdict(gain: f64, sent: f64, growth_us: i32, lost: u32) -> Verdict {
+        let (probe, record) = probe(gain, sent, growth_us, lost);
+        probe.judge(&record, CAPACITY, LOW, 0.0)
+    }
+
+    #[test]
+    fn room_is_only_believed_of_what_was_really_sent() {
+        assert!(matches!(verdict(1.25, 1.25 * CAPACITY, 100, 0), Verdict::Room(rate) if rate > 1.2 * CAPACITY));
+        // no growth, but hardly anything was sent: believing it doubles the estimate for nothing
+        assert_eq!(verdict(2.0, 0.6 * CAPACITY, 0, 0), Verdict::Starved(None));
+        assert!(matches!(verdict(2.0, 1.5 * CAPACITY, 0, 0), Verdict::Starved(Some(rate)) if rate > 1.4 * CAPACITY));
+    }
+
+    #[test]
+    fn a_probe_that_the_ceiling_clipped_is_judged_by_the_rate_it_was_sent_at() {
+        assert!(matches!(verdict(1.05, 1.05 * CAPACITY, 100, 0), Verdict::Room(_)));
+    }
+
+    #[test]
+    fn growth_and_loss_are_no_room() {
+        assert!(matches!(verdict(1.25, 1.25 * CAPACITY, 3_500, 0), Verdict::Grew(_)));
+        assert!(matches!(verdict(1.25, 1.25 * CAPACITY, 100, 12), Verdict::Lost(_)));
+    }
+
+    #[test]
+    fn a_probe_is_as_long_as_shows_a_full_path_and_never_a_packet_or_two() {
+        let span = |gain: f64, capacity: f64| {
+            let probe = Probe::new(1, gain * capacity, capacity, 0.004, 1_440.0, 0.0);
+            probe.ends - probe.began
+        };
+        assert!((span(1.25, CAPACITY) - 0.016).abs() < 1e-6 && (span(2.0, CAPACITY) - 0.004).abs() < 1e-6);
+        assert!(span(2.0, 125_000.0) * 250_000.0 >= UNITS_MIN * 1_440.0, "at 1 Mbit/s");
+    }
+}

@@ -24,7 +24,7 @@ pub(super) struct Case {
     pub(super) meter: meter::Params,
     pub(super) seconds: f64,
     pub(super) changes: Vec<(f64, Target, String)>,
-    pub(super) profile: Option<LinkProfile>,
+    /// The far clock runs so much faster.
     pub(super) skew: f64,
     pub(super) seed: u64,
 }
@@ -59,13 +59,12 @@ impl Case {
         Self {
             up: format!("rate={mbit}mbit buffer=4s delay={one_way}ms"),
             down: format!("rate=1gbit buffer=100ms delay={one_way}ms"),
-            client: Load { bulk: Some((0, Nanos::MAX)), voice: true, outside: None },
+            client: Load { bulk: Some((0, Nanos::MAX)), voice: true, ..Load::default() },
             server: Load::default(),
             params: Profile::Balanced.params(),
             meter: meter::Params::default(),
             seconds: 20.0,
             changes: Vec::new(),
-            profile: None,
             skew: 0.0,
             seed: 0,
         }
@@ -92,20 +91,12 @@ impl Case {
         self
     }
 
-    pub(super) fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
     pub(super) fn run(self) -> Run {
         #[expect(clippy::disallowed_methods, reason = "the epoch: only differences to it are ever used")]
         let epoch = Instant::now();
-        let profile = self.profile.clone().unwrap_or_else(|| {
-            let mut profile = LinkProfile::builtin("lan").unwrap_or_else(|e| panic!("{e}"));
-            profile.up = profile.up.with(&settings(&self.up));
-            profile.down = profile.down.with(&settings(&self.down));
-            profile
-        });
+        let mut profile = LinkProfile::builtin("lan").unwrap_or_else(|e| panic!("{e}"));
+        profile.up = profile.up.with(&settings(&self.up));
+        profile.down = profile.down.with(&settings(&self.down));
         let end = |load: Load, skew: f64| {
             let mut params = self.params;
             params.mtu = 1_440;

@@ -31,6 +31,8 @@ pub(super) enum Packet {
 pub(super) struct Load {
     /// Bulk that never ends, from this time until that.
     pub(super) bulk: Option<(Nanos, Nanos)>,
+    /// And again from this time on.
+    pub(super) again: Option<Nanos>,
     /// A call.
     pub(super) voice: bool,
     /// A CUBIC flow beside the tunnel, from this time until that.
@@ -48,8 +50,6 @@ pub(super) struct End {
     voice: VecDeque<Nanos>,
     next_voice: Nanos,
     next_send: Nanos,
-    blocked: bool,
-    report: Option<Report>,
     answers: VecDeque<outside::Packet>,
     now: Nanos,
     /// Time of arrival, bytes.
@@ -60,7 +60,6 @@ pub(super) struct End {
     pub(super) sent_units: u64,
     pub(super) got_units: u64,
     pub(super) reports: (u64, u64),
-    pub(super) last_arrival: Nanos,
 }
 
 impl End {
@@ -75,8 +74,6 @@ impl End {
             voice: VecDeque::new(),
             next_voice: if load.voice { 7 * MILLISECOND } else { Nanos::MAX },
             next_send: 0,
-            blocked: false,
-            report: None,
             answers: VecDeque::new(),
             now: 0,
             arrived: Vec::new(),
@@ -85,7 +82,6 @@ impl End {
             sent_units: 0,
             got_units: 0,
             reports: (0, 0),
-            last_arrival: 0,
         }
     }
 
@@ -96,6 +92,7 @@ impl End {
 
     fn is_bulk(&self, now: Nanos) -> bool {
         self.load.bulk.is_some_and(|(from, to)| (from..to).contains(&now))
+            || self.load.again.is_some_and(|at| now >= at)
     }
 
     fn back(&self, at: Instant) -> Nanos {
@@ -133,7 +130,6 @@ impl Node for End {
                 self.controller.on_report(&report, at);
                 let rtt = self.controller.snapshot().srtt;
                 self.meter.on_path(rtt, self.controller.snapshot().capacity);
-                self.blocked = false;
             }
             Packet::Outside(packet) => {
                 if let Some(answer) = self.outside.handle(packet, now) {
@@ -147,7 +143,7 @@ impl Node for End {
     fn poll_transmit(&mut self, now: Nanos) -> Option<Outgoing<Packet>> {
         self.now = now;
         let at = self.at(now);
-        if let Some(report) = self.report.take().or_else(|| self.meter.poll_report(at)) {
+        if let Some(report) = self.meter.poll_report(at) {
             let mut body = Vec::new();
             report.put(&mut body);
             self.reports.0 += 1;
@@ -173,7 +169,7 @@ impl Node for End {
         if now < self.next_send {
             return None;
         }
-        let room = self.controller.room(at);
+        let room = self.controller.room();
         if let Some(sent) = self.voice.front().copied()
             && (room > 0 || self.controller.in_flight() < self.controller.window().saturating_add(OVERDRAFT))
         {
@@ -183,14 +179,14 @@ impl Node for End {
         if bulk && room >= u64::from(PACKET) {
             return Some(self.stamped(PACKET, None, now));
         }
-        self.blocked = true;
         None
     }
 
     fn poll_timeout(&self) -> Option<Nanos> {
         let control = self.controller.poll_timeout().map(|at| self.back(at));
         let report = self.meter.poll_timeout().map(|at| self.back(at));
-        let begins = self.load.bulk.map(|(from, _)| from).filter(|from| *from > self.now);
+        let begins = [self.load.bulk.map(|(from, _)| from), self.load.again];
+        let begins = begins.into_iter().flatten().filter(|from| *from > self.now).min();
         let wants = self.is_bulk(self.now) || !self.voice.is_empty();
         let send = (wants && self.next_send > self.now).then_some(self.next_send);
         let voice = Some(self.next_voice);

@@ -28,7 +28,6 @@ pub(super) struct Outside {
     recovery: u64,
     srtt: f64,
     heard: Nanos,
-    pub(super) losses: u64,
 }
 
 impl Outside {
@@ -45,7 +44,6 @@ impl Outside {
             recovery: 0,
             srtt: 0.0,
             heard: 0,
-            losses: 0,
         }
     }
 
@@ -82,7 +80,6 @@ impl Outside {
     pub(super) fn handle_timeout(&mut self, now: Nanos) {
         let due = self.flight.first_key_value().is_some_and(|(_, sent)| self.heard.max(*sent) + self.rto() <= now);
         if due {
-            self.losses += self.flight.len() as u64;
             self.flight.clear();
             self.threshold = (self.window * BETA).max(2.0);
             self.window = 2.0;
@@ -104,7 +101,6 @@ impl Outside {
             && first + 3 < seq
         {
             self.flight.remove(&first);
-            self.losses += 1;
             if first >= self.recovery {
                 self.recovery = self.next;
                 self.origin = if self.window < self.origin { self.window * (1.0 + BETA) / 2.0 } else { self.window };

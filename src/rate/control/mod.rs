@@ -1,16 +1,19 @@
 //! The sending side: from reports to a rate and a window.
 
+mod phases;
+mod raising;
+
 use std::time::{Duration, Instant};
 
 use super::compete::Cubic;
 use super::decision::{Decision, Level, Log, Reason, State};
 use super::flight::Flight;
-use super::loss::{Advice, Loss};
+use super::loss::Loss;
 use super::params::{Mode, Params};
 use super::path::{Path, Window};
-use super::probe::{Probe, Verdict};
+use super::probe::Probe;
 use super::remember::Remembered;
-use crate::wire::rate::{PROBES_MAX, Report, Stamp};
+use crate::wire::rate::{Report, Stamp};
 
 /// Shortest span over which a delivery rate is taken, seconds.
 const WINDOW_MIN: f64 = 0.020;
@@ -31,11 +34,6 @@ const TRICKLE_LATE: f64 = 0.050;
 const LONG_SILENCE: f64 = 10.0;
 /// Nothing sent for so long is idle.
 const IDLE_AFTER: f64 = 2.0;
-/// An estimate that was not used for so long is in doubt.
-const IDLE_DOUBT: f64 = 10.0;
-/// Shifts of the baseline within so many seconds are a competitor's doing.
-const SHIFT_MEMORY: f64 = 10.0;
-const METERED_INTERVAL: f64 = 5.0;
 
 /// Decides for one direction of one uplink.
 #[derive(Debug)]
@@ -65,12 +63,13 @@ pub struct Controller {
     report_number: u64,
     heard: f64,
     rejected: u64,
+    /// When a silent path is next sent a unit beyond the window, and whether it may be now.
     trickle_at: f64,
+    trickle_open: bool,
     /// Busy time at which the estimate was last lowered to what came.
     lowered: f64,
     shifts: Vec<f64>,
     shifted: f64,
-    trickled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +143,7 @@ impl Controller {
             lowered: 0.0,
             shifts: Vec::new(),
             shifted: 0.0,
-            trickled: false,
+            trickle_open: false,
         };
         controller.capacity = controller.bounded(controller.capacity);
         controller
@@ -167,10 +166,7 @@ impl Controller {
         let seq = self.flight.on_sent(size, at);
         self.unit += (f64::from(size).max(f64::from(self.params.mtu)) - self.unit) / 16.0;
         self.last_sent = at;
-        if self.trickled {
-            let is_long = matches!(self.phase, Phase::Stall { since } if at - since > LONG_SILENCE);
-            self.trickle_at = at + if is_long { TRICKLE_LATE } else { TRICKLE };
-        }
+        self.trickle_open = false;
         let mut id = 0;
         if let Phase::Probe(probe) = &mut self.phase
             && !probe.is_over
@@ -247,6 +243,12 @@ impl Controller {
             self.turn(Phase::Stall { since: at }, Reason::Silence, self.capacity, at);
             self.trickle_at = at;
         }
+        if let Phase::Stall { since } = self.phase
+            && at >= self.trickle_at
+        {
+            self.trickle_open = true;
+            self.trickle_at = at + if at - since > LONG_SILENCE { TRICKLE_LATE } else { TRICKLE };
+        }
         if self.idle_at().is_some_and(|due| at >= due) {
             self.turn(Phase::Idle { since: at }, Reason::Unused, self.capacity, at);
         }
@@ -300,17 +302,9 @@ impl Controller {
 
     /// Bytes that may be sent now as far as the window goes. A path that is silent is sent a unit now and then, or nothing
     /// would ever be heard of it again.
-    pub fn room(&mut self, now: Instant) -> u64 {
+    pub fn room(&self) -> u64 {
         let room = self.window().saturating_sub(self.in_flight());
-        self.trickled = false;
-        if (room as f64) < self.unit
-            && matches!(self.phase, Phase::Stall { .. })
-            && self.seconds(now) >= self.trickle_at
-        {
-            self.trickled = true;
-            return room.max(self.unit as u64 + 1);
-        }
-        room
+        if self.trickle_open { room.max(self.unit as u64 + 1) } else { room }
     }
 
     /// What the controller is doing.
@@ -459,269 +453,6 @@ impl Controller {
         });
     }
 
-    fn cruise(&mut self, at: f64) {
-        let (low, high) = self.limits();
-        let queue = self.path.queue();
-        if queue > high {
-            self.cut(at);
-            return;
-        }
-        if queue <= low {
-            self.elevated = None;
-            self.settling = false;
-        } else {
-            let since = *self.elevated.get_or_insert(at);
-            if let Some(window) = self.recent().filter(Window::is_stretched)
-                && window.delivered < self.capacity
-            {
-                self.capacity = self.bounded(self.capacity + 0.2 * (window.delivered - self.capacity));
-            }
-            if at - since >= self.path.srtt() + 0.1 && self.shift_if_not_ours(self.capacity, at) {
-                return;
-            }
-        }
-        if self.watch_loss(at) {
-            return;
-        }
-        if at >= self.next_probe {
-            self.maybe_probe(at);
-        }
-    }
-
-    fn cut(&mut self, at: f64) {
-        let before = self.capacity;
-        self.is_known = true;
-        self.lowered = 0.0;
-        if let Some(tested) = self.loss.abandon() {
-            self.capacity = tested;
-        }
-        self.lower_to_delivered();
-        self.settling = false;
-        self.elevated = None;
-        self.turn(Phase::Drain { since: at, before }, Reason::QueueHigh, before, at);
-    }
-
-    /// What came through a busy bottleneck is what it can do.
-    fn lower_to_delivered(&mut self) {
-        let Some(window) = self.recent() else { return };
-        let busy = self.path.last().map_or(0.0, |point| point.busy);
-        if window.is_stretched() && window.delivered < self.capacity && busy >= self.lowered {
-            self.capacity = self.bounded(window.delivered);
-            self.lowered = busy + WINDOW_MIN.max(10.0 * self.unit / self.capacity);
-        }
-    }
-
-    fn drain(&mut self, since: f64, before: f64, at: f64) {
-        let (low, _) = self.limits();
-        self.lower_to_delivered();
-        if self.path.queue() < low {
-            self.gain = self.params.probe_gain;
-            self.interval = self.path.srtt() + 0.05;
-            self.next_probe = at + self.interval;
-            self.turn(Phase::Cruise, Reason::QueueGone, self.capacity, at);
-            return;
-        }
-        if let Some(window) = self.path.window(0.04, 0.0)
-            && window.queue_least > low
-            && window.delivered > 1.05 * self.capacity
-        {
-            let was = self.capacity;
-            self.capacity = self.bounded(window.delivered.min(2.0 * was));
-        }
-        if at - since >= self.path.srtt() + self.path.report_gap() + 0.06 {
-            self.shift_if_not_ours(before, at);
-        }
-    }
-
-    /// Sent slower than the path carries, without the queue falling as it would have to: then it is not our queue.
-    fn shift_if_not_ours(&mut self, before: f64, at: f64) -> bool {
-        let (low, _) = self.limits();
-        let span = 0.06_f64.max(0.4 * self.path.rtt_base());
-        let Some(window) = self.path.window(0.0, span) else { return false };
-        let predicted = (1.0 - window.sent / self.capacity) * window.span;
-        let fell = window.queue_first - window.queue_last;
-        let ours = window.queue_least <= low
-            || window.sent >= 0.95 * self.capacity
-            || window.is_stretched()
-            || self.loss.is_excess(window.loss, window.units)
-            || fell >= 0.3 * predicted;
-        if ours {
-            return false;
-        }
-        self.shifts.retain(|shift| at - shift < SHIFT_MEMORY);
-        if self.shifts.len() >= 2 && self.params.compete {
-            self.begin_compete(at);
-            return true;
-        }
-        let is_clean = window.queue_most - window.queue_least < 0.004 + 3.0 * self.path.noise();
-        let max = self.params.baseline_shift_max.map_or(f64::INFINITY, |max| max.as_secs_f64());
-        if !is_clean && self.shifted + window.queue_least > max {
-            return false;
-        }
-        self.shifts.push(at);
-        self.shifted = if self.shifts.len() > 1 { self.shifted } else { 0.0 } + window.queue_least;
-        self.path.shift_base(window.queue_least);
-        let was = self.capacity;
-        self.capacity = self.capacity.max(self.bounded(0.9 * before));
-        self.elevated = None;
-        self.settling = false;
-        self.next_probe = at + self.path.srtt();
-        self.turn(Phase::Cruise, Reason::BaselineShift, was, at);
-        true
-    }
-
-    fn watch_loss(&mut self, at: f64) -> bool {
-        let span = self.path.srtt().max(0.1);
-        let Some(window) = self.path.window(0.0, span) else { return false };
-        let before = self.capacity;
-        match self.loss.on_window(window.loss, window.units, window.delivered, self.capacity, at) {
-            Advice::Test(capacity) => {
-                self.capacity = self.bounded(capacity);
-                self.turn(Phase::LossTest, Reason::LossHigh, before, at);
-                true
-            }
-            Advice::Undo(capacity) => {
-                self.capacity = self.bounded(capacity);
-                self.path.forget_windows();
-                self.turn(Phase::Cruise, Reason::LossFollowsRate, before, at);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn loss_test(&mut self, at: f64) {
-        let (_, high) = self.limits();
-        if self.path.queue() > high {
-            self.cut(at);
-            return;
-        }
-        let Some(test) = self.loss.test() else {
-            self.phase = Phase::Cruise;
-            return;
-        };
-        let span = self.path.srtt().max(0.1);
-        let Some(window) = self.path.window_after(0.0, span, test.since) else { return };
-        let before = self.capacity;
-        match self.loss.on_window(window.loss, window.units, window.delivered, self.capacity, at) {
-            Advice::Follows => {
-                self.is_known = true;
-                self.gain = self.params.probe_gain;
-                self.interval = self.interval_max();
-                self.next_probe = at + self.interval;
-                self.turn(Phase::Cruise, Reason::LossFollowsRate, before, at);
-            }
-            Advice::Independent(capacity) => {
-                self.capacity = self.bounded(capacity);
-                self.turn(Phase::Cruise, Reason::LossIndependent, before, at);
-            }
-            Advice::Test(capacity) => self.capacity = self.bounded(capacity),
-            Advice::Nothing | Advice::Undo(_) => {}
-        }
-    }
-
-    fn interval_max(&self) -> f64 {
-        let interval = self.params.probe_interval.as_secs_f64();
-        if self.params.metered { interval.max(METERED_INTERVAL) } else { interval }
-    }
-
-    fn may_probe(&self) -> bool {
-        self.backlogged
-            && !self.settling
-            && self.path.srtt() > 0.0
-            && self.elevated.is_none()
-            && self.capacity < self.bounded(f64::INFINITY)
-    }
-
-    fn maybe_probe(&mut self, at: f64) {
-        if !self.may_probe() {
-            return;
-        }
-        if let Some(hold) = self.loss.hold_until().filter(|hold| at < *hold) {
-            self.next_probe = hold;
-            return;
-        }
-        if self.path.window(0.0, self.path.srtt().max(0.1)).is_some_and(|w| self.loss.is_excess(w.loss, w.units)) {
-            self.next_probe = at + self.path.srtt().max(0.05);
-            return;
-        }
-        let (low, _) = self.limits();
-        let rate = self.bounded(self.gain * self.capacity);
-        let queue = self.params.target_queue.as_secs_f64().max(2.0 * low);
-        self.probe_id = Probe::next_id(self.probe_id);
-        self.phase = Phase::Probe(Probe::new(self.probe_id, rate, self.capacity, queue, self.unit, at));
-    }
-
-    fn probe_deadline(&self, probe: &Probe) -> f64 {
-        probe.ends + self.path.srtt() + 4.0 * self.path.report_gap() + 0.1
-    }
-
-    fn await_probe(&mut self, mut probe: Probe, report: &Report, at: f64) {
-        let (low, high) = self.limits();
-        if !probe.is_over && at >= probe.ends {
-            probe.is_over = true;
-            self.phase = Phase::Probe(probe);
-        }
-        let was = self.flight.reported().seq;
-        let record = report.probes.iter().take(PROBES_MAX).flatten().find(|record| record.id == probe.id);
-        let Some(record) = record.filter(|_| probe.is_over && was > probe.last_seq) else {
-            // a queue that long is not the probe's
-            if self.path.queue() > high + 2.0 * self.params.target_queue.as_secs_f64() {
-                self.cut(at);
-            }
-            return;
-        };
-        let before = self.capacity;
-        match probe.judge(record, self.capacity, low, self.loss.usual()) {
-            Verdict::Room(rate) => {
-                self.capacity = self.bounded(rate.max(self.capacity));
-                self.loss.on_raise(before, at);
-                self.gain = (1.0 + 2.0 * (self.gain - 1.0)).min(self.params.probe_max);
-                self.interval = self.path.srtt() + 0.05;
-                self.next_probe = at;
-                self.end_probe(Reason::ProbeFoundRoom, before, at);
-            }
-            Verdict::Grew(delivered) => {
-                self.failed(delivered);
-                self.settling = true;
-                self.next_probe = at + self.interval;
-                self.end_probe(Reason::ProbeRaisedDelay, before, at);
-            }
-            Verdict::Lost(delivered) => {
-                self.failed(delivered);
-                self.loss.on_probe_lost(at);
-                self.next_probe = at + self.interval;
-                self.end_probe(Reason::ProbeLost, before, at);
-            }
-            Verdict::Starved(found) => {
-                if let Some(rate) = found {
-                    self.capacity = self.bounded(0.98 * rate);
-                }
-                self.next_probe = at + self.path.srtt() + 0.05;
-                self.end_probe(Reason::ProbeStarved, before, at);
-            }
-        }
-        if self.path.queue() > high + self.params.target_queue.as_secs_f64() {
-            self.cut(at);
-        }
-    }
-
-    fn failed(&mut self, delivered: f64) {
-        self.is_known = true;
-        if delivered > self.capacity {
-            self.capacity = self.bounded(self.capacity + 0.9 * (delivered - self.capacity));
-        }
-        self.gain = self.params.probe_gain;
-        self.interval = (self.interval * 1.5).min(self.interval_max());
-    }
-
-    fn end_probe(&mut self, reason: Reason, before: f64, at: f64) {
-        if self.next_probe <= at {
-            self.next_probe = at;
-        }
-        self.turn(Phase::Cruise, reason, before, at);
-    }
-
     fn stall_at(&self) -> Option<f64> {
         if let Phase::Stall { .. } | Phase::Idle { .. } = self.phase {
             return None;
@@ -730,63 +461,10 @@ impl Controller {
         Some(self.heard.max(oldest) + self.path.patience())
     }
 
-    fn end_stall(&mut self, since: f64, at: f64) {
-        self.path.forget_windows();
-        self.gain = if at - since > LONG_SILENCE { 1.5 } else { self.params.probe_gain };
-        self.interval = self.path.srtt() + 0.05;
-        self.next_probe = at + self.path.srtt();
-        let before = self.capacity;
-        if at - since > LONG_SILENCE {
-            self.capacity = self.bounded(0.8 * self.capacity);
-        }
-        self.turn(Phase::Cruise, Reason::Heard, before, at);
-    }
-
     fn idle_at(&self) -> Option<f64> {
         match self.phase {
             Phase::Cruise if !self.backlogged && self.flight.last().seq > 0 => Some(self.last_sent + IDLE_AFTER),
             _ => None,
-        }
-    }
-
-    fn wake(&mut self, at: f64) {
-        let Phase::Idle { since } = self.phase else { return };
-        let before = self.capacity;
-        if at - since > IDLE_DOUBT {
-            self.capacity = self.bounded(0.8 * self.capacity);
-            self.gain = 1.5;
-        }
-        self.path.forget_windows();
-        self.next_probe = at + self.path.srtt();
-        self.heard = at;
-        self.turn(Phase::Cruise, Reason::Used, before, at);
-    }
-
-    fn begin_compete(&mut self, at: f64) {
-        let rtt = self.path.rtt_base() + self.path.queue();
-        let cubic = Cubic::new(self.capacity * rtt, self.unit, at);
-        self.turn(Phase::Compete(cubic), Reason::Competitor, self.capacity, at);
-    }
-
-    fn compete(&mut self, mut cubic: Cubic, at: f64) {
-        let (_, high) = self.limits();
-        let rtt = self.path.rtt_base() + self.path.queue();
-        let Some(window) = self.path.window(0.0, 1e-3) else { return };
-        if window.loss > 0.0 {
-            cubic.on_loss(rtt, at);
-        }
-        cubic.on_report(self.path.report_gap(), rtt, at);
-        self.phase = Phase::Compete(cubic);
-        if let Some(window) = self.path.window(0.2, 0.0) {
-            self.capacity = self.bounded(window.delivered);
-            if window.queue_most < high {
-                self.shifts.clear();
-                self.turn(Phase::Cruise, Reason::CompetitorGone, self.capacity, at);
-            }
-        }
-        if at >= cubic.next_test {
-            cubic.put_off_test(at);
-            self.phase = Phase::Compete(cubic);
         }
     }
 }
