@@ -9,6 +9,7 @@ pub mod units;
 
 pub mod wire;
 
+pub mod rate;
 pub mod sched;
 pub mod session;
 pub mod steer;

@@ -7,6 +7,7 @@ use crate::ids::StreamId;
 use crate::wire::code::Code;
 use crate::wire::datagram::{self, Datagram};
 use crate::wire::parts::{self, Part};
+use crate::wire::rate::{Report, Stamp};
 use crate::wire::target::Target;
 use crate::wire::varint;
 
@@ -83,6 +84,10 @@ pub enum Frame {
     Datagram(Datagram),
     /// A piece of a datagram frame that is longer than the link carries at once.
     Part(Part),
+    /// What came before it on this lane since the last one is a unit of rate control.
+    Stamp(Stamp),
+    /// What the receiver of stamps measured, on the same link.
+    Report(Box<Report>),
 }
 
 /// State of the receiving and sending halves of some streams.
@@ -143,6 +148,8 @@ const RESUME: u64 = 0x0d;
 const GONE: u64 = 0x0e;
 const DRAIN: u64 = 0x0f;
 const CLOSE: u64 = 0x10;
+const STAMP: u64 = 0x30;
+const REPORT: u64 = 0x31;
 
 /// Reads the next frame off the front of `input`, sharing its memory. `Ok(None)` at the end of the input.
 /// Padding and unknown kinds are skipped.
@@ -315,6 +322,8 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
         CLOSE => Frame::Close { code: Code::from_wire(number(&mut rest, kind)?), reason: sentence(&mut rest, kind)? },
         parts::PART => Frame::Part(Part::parse(body).ok_or(bad)?),
         kind if datagram::is_kind(kind) => Frame::Datagram(Datagram::parse(kind, body).ok_or(bad)?),
+        STAMP => Frame::Stamp(Stamp::take(&mut rest).ok_or(bad)?),
+        REPORT => Frame::Report(Box::new(Report::take(&mut rest).ok_or(bad)?)),
         _ => return Ok(None),
     };
     // Bytes after the known fields belong to a newer version.
@@ -417,6 +426,8 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
             out.extend_from_slice(&datagram.payload());
         }
         Frame::Part(part) => part.put(out),
+        Frame::Stamp(stamp) => with_body(out, STAMP, |body| stamp.put(body)),
+        Frame::Report(report) => with_body(out, REPORT, |body| report.put(body)),
     }
 }
 
@@ -490,6 +501,8 @@ mod tests {
             }),
             Frame::Datagram(Datagram::Flow { flow: FlowId(3), code: Code::NotAllowed }),
             Frame::Part(Part { id: 9, total: 3_000, offset: 1_100, bytes: Bytes::from_static(b"piece") }),
+            Frame::Stamp(Stamp { seq: 1, sent_us: 2, size: 1400, probe: 0 }),
+            Frame::Report(Box::new(Report { number: 1, seq: 1, units: 1, bytes: 1400, ..Report::default() })),
         ]
     }
 

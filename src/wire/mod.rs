@@ -9,6 +9,7 @@ pub mod hello;
 pub mod http_proxy;
 pub mod noise;
 pub mod parts;
+pub mod rate;
 pub mod seal;
 pub mod socks5;
 pub mod target;

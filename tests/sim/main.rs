@@ -5,6 +5,7 @@
 
 mod host;
 mod plan;
+mod rate;
 
 use netem::units::{MILLISECOND, SECOND};
 

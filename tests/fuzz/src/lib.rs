@@ -17,6 +17,8 @@ pub mod hello;
 pub mod http_proxy;
 #[path = "../fuzz_targets/parts.rs"]
 pub mod parts;
+#[path = "../fuzz_targets/rate.rs"]
+pub mod rate;
 #[path = "../fuzz_targets/seal.rs"]
 pub mod seal;
 #[path = "../fuzz_targets/socks5.rs"]
@@ -39,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("hello", hello::run),
     ("http_proxy", http_proxy::run),
     ("parts", parts::run),
+    ("rate", rate::run),
     ("seal", seal::run),
     ("socks5", socks5::run),
     ("target", target::run),
