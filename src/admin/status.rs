@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::rates::Rates;
-use crate::engine::{LinkSnapshot, Snapshot};
+use crate::engine::{LinkSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::runtime::shell::LinkMeta;
+use crate::units::Bitrate;
 
 /// A whole site.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -88,8 +89,22 @@ pub struct SessionStatus {
     pub bytes_waiting: u64,
     /// Counters from its start.
     pub totals: SessionTotals,
+    /// The uplinks that its links use.
+    pub uplinks: Vec<UplinkStatus>,
     /// Its links, oldest first.
     pub links: Vec<LinkStatus>,
+}
+
+/// One uplink of a session, as this side sends over it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UplinkStatus {
+    /// The client's name of it.
+    pub name: String,
+    /// What this side may send over it, as configured here or at the other side; `None` for no limit.
+    pub limit_bps: Option<u64>,
+    /// Links that wait for their turn under that limit.
+    pub links_waiting: u64,
 }
 
 /// Counters of a session, from its start.
@@ -248,6 +263,7 @@ impl SessionStatus {
                 suspects: snapshot.suspects,
                 link_losses: snapshot.link_losses,
             },
+            uplinks: snapshot.uplinks.iter().map(UplinkStatus::new).collect(),
             links: snapshot.links.iter().map(|link| LinkStatus::new(link, metas.get(&link.id), rates)).collect(),
         }
     }
@@ -255,6 +271,16 @@ impl SessionStatus {
     /// Whether a link is up.
     pub fn is_connected(&self) -> bool {
         !self.links.is_empty()
+    }
+}
+
+impl UplinkStatus {
+    fn new(uplink: &UplinkSnapshot) -> Self {
+        Self {
+            name: uplink.name.clone(),
+            limit_bps: uplink.limit.map(Bitrate::bps),
+            links_waiting: uplink.waiting as u64,
+        }
     }
 }
 
@@ -304,7 +330,7 @@ mod tests {
     fn meta() -> LinkMeta {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let info = LinkInfo { transport: TransportKind::Quic, remote: address(443), local: address(50_000), tls: true };
-        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1 }
+        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None }
     }
 
     #[test]

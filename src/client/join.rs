@@ -26,6 +26,7 @@ use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
 use crate::transport::quic;
+use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
@@ -65,6 +66,14 @@ struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
     dial: crate::connectors::allow::AllowList,
+}
+
+/// An uplink and what it is to carry at most.
+#[derive(Debug)]
+pub(super) struct Limited {
+    pub(super) name: String,
+    pub(super) up: Option<Bitrate>,
+    pub(super) down: Option<Bitrate>,
 }
 
 /// Why a connection did not join.
@@ -159,7 +168,7 @@ impl Site {
     pub(super) async fn join(
         self: &Rc<Self>,
         raw: Raw,
-        uplink: &str,
+        uplink: &Limited,
         rank: u8,
     ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
         let founder = if self.shell().id.get().is_new() {
@@ -171,13 +180,14 @@ impl Site {
         let ask = Ask {
             seal: self.seal,
             timeout: self.handshake,
-            ..Ask::new(asked, uplink, params::windows(&self.config.performance))
+            limit: uplink.down,
+            ..Ask::new(asked, &*uplink.name, params::windows(&self.config.performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
             return Err(JoinError::Refused("shutting down"));
         }
-        let joined = self.admit(asked, admitted, rank);
+        let joined = self.admit(asked, admitted, rank, uplink.up);
         drop(founder);
         joined
     }
@@ -187,6 +197,7 @@ impl Site {
         asked: SessionId,
         admitted: Admitted,
         rank: u8,
+        limit: Option<Bitrate>,
     ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
         let mut shell = self.shell();
         let known = shell.id.get();
@@ -208,6 +219,7 @@ impl Site {
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank,
+            limit,
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
     }

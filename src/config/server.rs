@@ -11,7 +11,7 @@ use crate::config::report::nearest;
 use crate::config::shape::Shape;
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize};
 
 /// A site that accepts links.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Server {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// What all peers together are sent at most, in equal shares.
+    pub max_rate: Option<Bitrate>,
 }
 
 /// A site that may come, and what it may do.
@@ -51,6 +53,8 @@ pub struct Peer {
     pub allow: AllowList,
     /// Streams of its session, 1 to 1,000,000. Default: [`Performance::max_streams`].
     pub max_streams: u32,
+    /// What it is sent at most, over all its uplinks.
+    pub max_rate: Option<Bitrate>,
     /// Listeners here; this peer dials.
     pub forwards: Vec<Forward>,
     /// A SOCKS5 listener here; this peer dials.
@@ -62,6 +66,7 @@ pub(super) const HINTS: &[(&str, &str)] = &[
     ("dial", "on a server every [[peer]] has its own `allow`"),
     ("server", "a server dials nobody; [server] belongs in a client's file"),
     ("uplink", "a server dials nobody; [[uplink]] belongs in a client's file"),
+    ("rate.mode", "how fast a peer is sent to is a matter of its uplinks, and stands in its file"),
     ("retry", "a server dials nobody; [retry] belongs in a client's file"),
     ("site.private_key", "a secret never stands in the configuration; write `private_key_file`"),
     ("peer.psk", "a secret never stands in the configuration; write `psk_file`"),
@@ -102,9 +107,10 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let max_rate = root.table("rate", |section| common::rate(section, "max_rate", "no limit"));
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal })
+    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal, max_rate })
 }
 
 /// Threads beyond any machine this has been thought about for.
@@ -121,7 +127,9 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
     let allow = allow::list(entry, "allow");
     let streams = Shape::optional("integer", "performance.max_streams", format!("1 to {STREAMS_MAX}"));
     let max_streams = entry.integer_as("max_streams", streams, 1..=STREAMS_MAX).unwrap_or(max_streams);
-    Some(Peer { name: name?, public_key: public_key?, psk, allow, max_streams, forwards: Vec::new(), socks5: None })
+    let max_rate = common::rate(entry, "max_rate", "no limit");
+    let (forwards, socks5) = (Vec::new(), None);
+    Some(Peer { name: name?, public_key: public_key?, psk, allow, max_streams, max_rate, forwards, socks5 })
 }
 
 /// Which of the peers the key `peer` names. A peer with faults of its own is among the names only; that is no second fault.

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::sched::Drr;
+use crate::sched::encap::Encapsulation;
 use crate::session::liveness::{self, Liveness};
 
-use super::ESCALATE_AFTER;
+use super::{ESCALATE_AFTER, LinkUp};
 
 /// Unanswered pings kept; a peer that asks faster gets only the last ones answered.
 pub(super) const PONGS_MAX: usize = 16;
@@ -19,6 +20,11 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Link {
     pub(super) slot: u8,
     pub(super) rank: u8,
+    /// Index of its uplink.
+    pub(super) uplink: usize,
+    pub(super) encapsulation: Encapsulation,
+    /// Bytes left of its turn where links wait for each other.
+    pub(super) turn: i64,
     pub(super) live: Liveness,
     pub(super) drr: Drr,
     /// Bulk flows at home here.
@@ -44,10 +50,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(slot: u8, rank: u8, params: liveness::Params, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(slot: u8, up: &LinkUp<'_>, params: liveness::Params, seed: u64, now: Instant) -> Self {
         Self {
             slot,
-            rank,
+            rank: up.rank,
+            uplink: 0,
+            encapsulation: up.encapsulation,
+            turn: 0,
             live: Liveness::new(params, seed, now),
             drr: Drr::default(),
             bulk: 0,

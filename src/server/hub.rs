@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::Status;
 use crate::config;
 use crate::ids::SessionId;
+use crate::sched::egress::Egress;
 use crate::site::Edges;
 use crate::transport::auth::{Admission, Admitted, KnownPeer, Offer};
 use crate::wire::hello::{Refusal, RefusalCode};
@@ -53,6 +54,7 @@ impl Hub {
             })
             .collect();
         let hub = Arc::new(Self { peers, workers, sessions: Mutex::default(), draining: AtomicBool::new(false) });
+        let egress = config.max_rate.map(Egress::shared);
         let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for (index, (peer, edges)) in config.peers.iter().zip(edges).enumerate() {
             shares[index % count].push((index, peer.clone(), edges));
@@ -62,6 +64,7 @@ impl Hub {
                 peers: share,
                 performance: config.performance.clone(),
                 liveness: config.liveness.clone(),
+                egress: egress.clone(),
             };
             worker::start(number, share, inbox, Arc::clone(&hub))?;
         }

@@ -12,12 +12,13 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
 use crate::admin::status::{ListenerStatus, SessionStatus};
 use crate::config;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
 use crate::listeners::SessionSlot;
 use crate::runtime::shell::{LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
+use crate::sched::egress::SharedEgress;
 use crate::site::edges::{self, Edges, Served};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
@@ -53,6 +54,8 @@ pub(super) struct Share {
     pub(super) peers: Vec<(usize, config::Peer, Edges)>,
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
+    /// The line that all peers share, if it is the narrow place.
+    pub(super) egress: Option<SharedEgress>,
 }
 
 /// Starts a worker: number 0 on the calling thread, the others on their own.
@@ -92,6 +95,7 @@ struct Worker {
     peers: BTreeMap<usize, Rc<PeerState>>,
     performance: config::Performance,
     liveness: config::Liveness,
+    egress: Option<SharedEgress>,
     hub: Arc<Hub>,
     reporter: Rc<Reporter>,
     /// Links come from another thread's runtime.
@@ -111,6 +115,7 @@ impl Worker {
             peers,
             performance: share.performance,
             liveness: share.liveness,
+            egress: share.egress,
             hub,
             reporter: Rc::default(),
             foreign,
@@ -166,6 +171,7 @@ impl Worker {
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank: 0,
+            limit: admitted.limit,
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
             tracing::info!(peer = peer.config.name, error, "link not taken");
@@ -177,7 +183,11 @@ impl Worker {
         for old in peer.sessions.borrow().values().filter(|old| !old.is_connected()) {
             old.close(Code::SessionLost, "the site has begun a new session");
         }
-        let params = params::engine(&self.performance, peer.config.max_streams, &self.liveness);
+        let params = engine::Params {
+            max_rate: peer.config.max_rate,
+            egress: self.egress.clone(),
+            ..params::engine(&self.performance, peer.config.max_streams, &self.liveness)
+        };
         let engine = Engine::new(Side::Server, params, random::seed(), clock::now());
         let shell = Shell::new(admitted.session, peer.config.name.clone(), engine);
         shell.grant(admitted.windows.stream, admitted.windows.session);

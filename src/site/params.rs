@@ -38,5 +38,6 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
             ..liveness::Params::default()
         },
         resume_timeout: times.resume_timeout,
+        ..engine::Params::default()
     }
 }

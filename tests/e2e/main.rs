@@ -8,5 +8,6 @@ mod features;
 mod harness;
 mod hostile;
 mod operation;
+mod rate;
 mod ssh;
 mod transports;
