@@ -12,9 +12,9 @@ use crate::units::{Bitrate, ByteSize};
 /// How far sending runs ahead of the line.
 pub const QUANTUM: Duration = Duration::from_millis(1);
 
-/// Lateness that is made good: more than a timer and the scheduler of a busy host take, and less than what a queue
-/// behind us would notice for long.
-pub const LATE_MAX: Duration = Duration::from_millis(4);
+/// Lateness that is made good: what the scheduler of a busy host takes now and then (CAKE in the kernel knows no bound, and
+/// hardly needs one). The line has carried nothing meanwhile, so all of it becomes a queue behind us for a moment.
+pub const LATE_MAX: Duration = Duration::from_millis(10);
 
 /// One packet can always go when it is its turn, however slow the line.
 const PACKET: usize = 1500;
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn the_rate_holds_at_any_rate_with_a_timer_that_is_late() {
         for mbit in [1, 20, 100, 1_000, 10_000] {
-            for late in [0, 60, 1_900] {
+            for late in [0, 60, 1_900, 9_000] {
                 let rate = Bitrate::from_mbit(mbit);
                 let mut shaper = Shaper::new(rate);
                 let time = Duration::from_secs(2);

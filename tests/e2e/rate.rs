@@ -57,9 +57,29 @@ fn links(site: &Site) -> Vec<LinkStatus> {
     site.status().sessions.swap_remove(0).links
 }
 
-/// What frames take of a rate that counts packets: between full packets and a record for each quantum.
-fn is_kept(rate: f64, limit: f64) -> bool {
-    (0.88 * limit..0.985 * limit).contains(&rate)
+/// Looks at windows of half a second until `look` gives rates that fill their limits. None may exceed them: what frames
+/// take of a rate that counts packets is 98.5 % at most. A host that is busy with other things leaves some unused, for it
+/// is not made good what it was late by more than a few milliseconds.
+fn keep(what: &str, load: &Load, mut look: impl FnMut() -> Vec<(f64, f64)>) {
+    poll_until(what, 2 * PATIENCE, || {
+        load.wait(1 << 20);
+        let rates = look();
+        for (rate, limit) in &rates {
+            assert!(*rate < 0.985 * limit, "{what}: {rate:.0} bit/s, where {limit:.0} are allowed");
+        }
+        rates.iter().all(|(rate, limit)| *rate > 0.88 * limit).then_some(())
+    });
+}
+
+/// A window that begins when this is made and ends with each call of the result, where the next begins.
+fn window(site: &Site) -> impl FnMut() -> (f64, f64) {
+    let mut before = links(site);
+    move || {
+        let after = links(site);
+        let rates = rates(&before, &after);
+        before = after;
+        rates
+    }
 }
 
 fn echo_times(address: SocketAddr, count: usize) -> Vec<Duration> {
@@ -90,12 +110,11 @@ fn a_fixed_rate_holds_both_ways_and_a_small_flow_beside_bulk_is_quick() {
         client.wait_connected();
         let listeners = client.listeners("forward");
         let load = Load::new(listeners[0], 4);
-        let before = links(&client);
-        load.wait(8 << 20);
-        let after = links(&client);
-        let (up, down) = rates(&before, &after);
-        assert!(is_kept(up, 16.0 * MBIT), "{via:?}: {up:.0} bit/s up");
-        assert!(is_kept(down, 24.0 * MBIT), "{via:?}: {down:.0} bit/s down");
+        let mut window = window(&client);
+        keep(&format!("{via:?}: both limits to be used"), &load, || {
+            let (up, down) = window();
+            vec![(up, 16.0 * MBIT), (down, 24.0 * MBIT)]
+        });
         let times = echo_times(listeners[1], 40);
         // A quantum or two each way, and what two cores take that run everything at once. A queue of the four flows'
         // unsent bytes would be hundreds of milliseconds.
@@ -114,11 +133,14 @@ fn a_peer_is_sent_no_more_than_its_own_maximum() {
     let pair = Pair::new();
     let (server, client) = pair.start(Via::Ws, "max_rate = \"20mbit\"\n", &forward(bulk.address()));
     let load = Load::new(client.listener("forward"), 3);
-    let before = links(&client);
-    load.wait(5 << 20);
-    let (up, down) = rates(&before, &links(&client));
-    assert!(is_kept(down, 20.0 * MBIT), "{down:.0} bit/s down");
-    assert!(up > 24.0 * MBIT, "{up:.0} bit/s up, where nothing limits it");
+    let mut window = window(&client);
+    let mut fastest = 0.0_f64;
+    keep("the limit of the peer to be used", &load, || {
+        let (up, down) = window();
+        fastest = fastest.max(up);
+        vec![(down, 20.0 * MBIT)]
+    });
+    assert!(fastest > 24.0 * MBIT, "{fastest:.0} bit/s up, where nothing limits it");
     drop((client, server));
     load.end();
 }
@@ -145,12 +167,15 @@ fn peers_share_the_line_of_the_server_equally_however_many_flows_they_have() {
             Load::new(client.listener("forward"), flows)
         })
         .collect();
-    let before = clients.each_ref().map(links);
-    loads[1].wait(4 << 20);
-    let after = clients.each_ref().map(links);
-    let [many, one] = [0, 1].map(|i| rates(&before[i], &after[i]).1);
-    assert!(is_kept(many + one, 30.0 * MBIT), "{many:.0} and {one:.0} bit/s");
-    assert!((0.85..1.18).contains(&(many / one)), "{many:.0} and {one:.0} bit/s");
+    let mut windows = clients.each_ref().map(window);
+    let mut equal = false;
+    keep("the line of the server to be used, in equal parts", &loads[1], || {
+        let [many, one] = windows.each_mut().map(|window| window().1);
+        equal = (0.85..1.18).contains(&(many / one));
+        vec![(many + one, 30.0 * MBIT), (if equal { 0.9 } else { 0.0 }, 1.0)]
+    });
+    assert!(equal);
+    drop(windows);
     drop((clients, server));
     loads.into_iter().for_each(Load::end);
 }
