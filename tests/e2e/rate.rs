@@ -122,6 +122,7 @@ fn a_fixed_rate_holds_both_ways_and_a_small_flow_beside_bulk_is_quick() {
         let uplinks = |site: &Site| site.status().sessions[0].uplinks.clone();
         assert_eq!(uplinks(&client)[0].limit_bps, Some(16_000_000));
         assert_eq!(uplinks(&server)[0].limit_bps, Some(24_000_000));
+        drop(window);
         drop((client, server));
         load.end();
     }
@@ -141,6 +142,7 @@ fn a_peer_is_sent_no_more_than_its_own_maximum() {
         vec![(down, 20.0 * MBIT)]
     });
     assert!(fastest > 24.0 * MBIT, "{fastest:.0} bit/s up, where nothing limits it");
+    drop(window);
     drop((client, server));
     load.end();
 }
