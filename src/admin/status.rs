@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::rates::Rates;
-use crate::engine::{DatagramTotals, LinkSnapshot, Snapshot};
+use crate::engine::{DatagramTotals, LinkSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::runtime::shell::LinkMeta;
+use crate::units::Bitrate;
 
 /// A whole site.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -90,6 +91,8 @@ pub struct SessionStatus {
     pub totals: SessionTotals,
     /// What happened to datagrams.
     pub datagrams: DatagramStatus,
+    /// The uplinks that its links use.
+    pub uplinks: Vec<UplinkStatus>,
     /// Its links, oldest first.
     pub links: Vec<LinkStatus>,
 }
@@ -116,6 +119,18 @@ pub struct DatagramStatus {
     pub dropped_parts: u64,
     /// Bytes that wait to be sent at the moment.
     pub bytes_waiting: u64,
+}
+
+/// One uplink of a session, as this side sends over it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UplinkStatus {
+    /// The client's name of it.
+    pub name: String,
+    /// What this side may send over it, as configured here or at the other side; `None` for no limit.
+    pub limit_bps: Option<u64>,
+    /// Links that wait for their turn under that limit.
+    pub links_waiting: u64,
 }
 
 /// Counters of a session, from its start.
@@ -277,6 +292,7 @@ impl SessionStatus {
                 link_losses: snapshot.link_losses,
             },
             datagrams: DatagramStatus::from(snapshot.datagrams),
+            uplinks: snapshot.uplinks.iter().map(UplinkStatus::new).collect(),
             links: snapshot.links.iter().map(|link| LinkStatus::new(link, metas.get(&link.id), rates)).collect(),
         }
     }
@@ -299,6 +315,16 @@ impl From<DatagramTotals> for DatagramStatus {
             dropped_arrived: totals.dropped_arrived,
             dropped_parts: totals.dropped_parts,
             bytes_waiting: totals.waiting,
+        }
+    }
+}
+
+impl UplinkStatus {
+    fn new(uplink: &UplinkSnapshot) -> Self {
+        Self {
+            name: uplink.name.clone(),
+            limit_bps: uplink.limit.map(Bitrate::bps),
+            links_waiting: uplink.waiting as u64,
         }
     }
 }
@@ -349,7 +375,7 @@ mod tests {
     fn meta() -> LinkMeta {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let info = LinkInfo { transport: TransportKind::Quic, remote: address(443), local: address(50_000), tls: true };
-        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1 }
+        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None }
     }
 
     #[test]

@@ -74,6 +74,11 @@ fn session(text: &mut String, session: &SessionStatus) {
     if !session.links.is_empty() {
         text.push_str(&links(&session.links));
     }
+    for uplink in &session.uplinks {
+        if let Some(limit) = uplink.limit_bps {
+            let _ = writeln!(text, "  uplink  {} is sent at most {}", clean(&uplink.name), human::rate(limit));
+        }
+    }
     let totals = &session.totals;
     let _ = writeln!(
         text,
@@ -208,7 +213,7 @@ fn count(n: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::status::{Memory, SessionTotals};
+    use crate::admin::status::{Memory, SessionTotals, UplinkStatus};
 
     fn example() -> Status {
         let link = LinkStatus {
@@ -250,6 +255,7 @@ mod tests {
                 bytes_retained: 1_536,
                 totals: SessionTotals { opened: 3, link_losses: 2, bytes_resumed: 2 << 20, ..SessionTotals::default() },
                 links: vec![link, second],
+                uplinks: vec![UplinkStatus { name: "fiber".into(), limit_bps: Some(19_000_000), links_waiting: 0 }],
                 ..SessionStatus::default()
             }],
             listeners: vec![ListenerStatus {
@@ -280,6 +286,7 @@ session 1f3a9c20 with ir: 1 stream, 2 links
   LINK  VIA       REMOTE            SEALED          RTT   LEAST           UP         DOWN     SENT  RECEIVED    AGE  STATE
   l0    ws/fiber  198.51.100.7:443  aes-256-gcm  312 ms  300 ms  12.0 kbit/s  47.2 Mbit/s  4.0 KiB  64.0 MiB  3m07s  control, 1 bulk, 0 waiting
   l12   quic/lte  192.0.2.1:443     by TLS            -       -            -            -      0 B       0 B  4.0 s  suspect for 1.5 s, rank 1
+  uplink  fiber is sent at most 19.0 Mbit/s
   streams 3 opened, 0 accepted, 0 reset, 0 refused; links 2 lost, 0 suspected
   bytes   0 B sent, 0 B received, 2.0 MiB resumed; 1.5 KiB kept for the peer, 0 B waiting here
 

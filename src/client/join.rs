@@ -27,6 +27,7 @@ use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
 use crate::transport::quic;
+use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
@@ -67,7 +68,14 @@ pub(super) struct Site {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
-    udp: config::Udp,
+}
+
+/// An uplink and what it is to carry at most.
+#[derive(Debug)]
+pub(super) struct Limited {
+    pub(super) name: String,
+    pub(super) up: Option<Bitrate>,
+    pub(super) down: Option<Bitrate>,
 }
 
 /// Why a connection did not join.
@@ -86,7 +94,6 @@ impl Site {
         let limits = Limits {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
-            udp: config.udp.clone(),
         };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
@@ -174,7 +181,7 @@ impl Site {
     pub(super) async fn join(
         self: &Rc<Self>,
         raw: Raw,
-        uplink: &str,
+        uplink: &Limited,
         rank: u8,
     ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
         let founder = if self.shell().id.get().is_new() {
@@ -186,13 +193,14 @@ impl Site {
         let ask = Ask {
             seal: self.seal,
             timeout: self.handshake,
-            ..Ask::new(asked, uplink, params::windows(&self.limits.borrow().performance))
+            limit: uplink.down,
+            ..Ask::new(asked, &*uplink.name, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
             return Err(JoinError::Refused("shutting down"));
         }
-        let joined = self.admit(asked, admitted, rank);
+        let joined = self.admit(asked, admitted, rank, uplink.up);
         drop(founder);
         joined
     }
@@ -202,6 +210,7 @@ impl Site {
         asked: SessionId,
         admitted: Admitted,
         rank: u8,
+        limit: Option<Bitrate>,
     ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
         let mut shell = self.shell();
         let known = shell.id.get();
@@ -223,6 +232,7 @@ impl Site {
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank,
+            limit,
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
     }

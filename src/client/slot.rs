@@ -19,7 +19,7 @@ use crate::runtime::shell::{LinkEnd, Shell};
 use crate::runtime::{clock, random};
 
 use super::dial::Dialler;
-use super::join::{JoinError, Site};
+use super::join::{JoinError, Limited, Site};
 use super::status;
 use super::uplink::Pool;
 
@@ -28,7 +28,7 @@ const PERMANENT: Duration = Duration::from_secs(60);
 
 pub(super) struct Slot {
     pub(super) site: Rc<Site>,
-    pub(super) uplink: Rc<str>,
+    pub(super) uplink: Rc<Limited>,
     pub(super) dialler: Rc<Dialler>,
     pub(super) pool: Rc<Pool>,
     pub(super) retry: Retry,
@@ -62,7 +62,7 @@ impl Slot {
                     backoff.next().unwrap_or(self.retry.cap).mul_f64(random::fraction())
                 }
                 Err(error) => {
-                    tracing::info!(uplink = &*self.uplink, endpoint = self.dialler.name, attempt = attempts,
+                    tracing::info!(uplink = self.uplink.name, endpoint = self.dialler.name, attempt = attempts,
                         error = %error.text, "no link");
                     self.report(|dial| dial.failed(&error.text));
                     if error.permanent {
@@ -121,7 +121,7 @@ impl Slot {
     }
 
     fn report(&self, change: impl FnOnce(&mut status::Dial)) {
-        let key = (self.uplink.to_string(), format!("{}#{}", self.dialler.name, self.place));
+        let key = (self.uplink.name.clone(), format!("{}#{}", self.dialler.name, self.place));
         change(self.site.dials.borrow_mut().entry(key).or_default());
     }
 }

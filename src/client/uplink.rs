@@ -16,7 +16,7 @@ use crate::runtime::shell::Shell;
 
 use super::dial::Dialler;
 use super::fallback::{self, Fallback, Seen};
-use super::join::Site;
+use super::join::{Limited, Site};
 use super::slot::Slot;
 
 /// Between looks at the links. A quarter of a second keeps a fallback within its time and costs nothing.
@@ -120,7 +120,7 @@ impl Pool {
 
 /// Keeps the links of one uplink, for ever.
 pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
-    let name: Rc<str> = Rc::from(uplink.name.as_str());
+    let limited = Rc::new(Limited { name: uplink.name.clone(), up: uplink.max_up, down: uplink.max_down });
     let mut sizes = Vec::new();
     let mut pools = Vec::new();
     for (index, endpoint) in uplink.endpoints.iter().enumerate() {
@@ -130,7 +130,7 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
         for place in 0..usize::from(size.max) {
             let slot = Slot {
                 site: Rc::clone(&site),
-                uplink: Rc::clone(&name),
+                uplink: Rc::clone(&limited),
                 dialler: Rc::clone(&dialler),
                 pool: Rc::clone(&pool),
                 retry: retry.clone(),

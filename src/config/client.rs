@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Retry, SealMode, Site, Udp};
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site, Udp};
 use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::forward::{self, Forward, Socks5};
@@ -12,7 +12,7 @@ use crate::config::shape::Shape;
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
 use crate::transport::TransportKind;
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize};
 
 /// A site that dials links.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Client {
     pub seal: SealMode,
     /// How the process behaves.
     pub process: Process,
+    /// Who decides how fast to send.
+    pub rate: RateMode,
 }
 
 /// By what a server is known.
@@ -71,6 +73,10 @@ pub struct Uplink {
     pub endpoints: Vec<Endpoint>,
     /// How many WebSockets make up its pool.
     pub ws_links: PoolSize,
+    /// What this site sends over it at most. `None`: no limit, and so with every uplink where [`Client::rate`] is off.
+    pub max_up: Option<Bitrate>,
+    /// What the server is asked to send over it at most.
+    pub max_down: Option<Bitrate>,
 }
 
 /// How many links a session keeps over one uplink and transport.
@@ -96,6 +102,7 @@ impl Uplink {
 pub(super) const HINTS: &[(&str, &str)] = &[
     ("listen", "a client accepts no links; [[listen]] belongs in a server's file"),
     ("peer", "a client has one [server]; [[peer]] belongs in a server's file"),
+    ("rate.max_rate", "each [[uplink]] has a `max_up` of its own"),
     ("performance.workers", "a client has one session on one thread; it belongs in a server's file"),
     ("forward.peer", "a client has no other side than its server; it belongs in a server's file"),
     ("socks5.peer", "a client has no other side than its server; it belongs in a server's file"),
@@ -111,7 +118,16 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let site = root.required_table("site", Site::read);
     let own = site.as_ref().map(|site| site.private_key.public());
     let server = root.required_table("server", |section| server(section, own));
-    let uplinks = root.tables("uplink", uplink);
+    let rate = root.table("rate", RateMode::read);
+    let uplinks = root.tables("uplink", |entry| uplink(entry, rate));
+    if rate == RateMode::Fixed
+        && root.has("uplink")
+        && uplinks.iter().all(|up| (up.max_up, up.max_down) == (None, None))
+    {
+        root.glance("rate", |section| {
+            section.fail_at("mode", "\"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`");
+        });
+    }
     if !root.has("uplink") {
         root.fail("at least one [[uplink]] is needed");
     }
@@ -145,6 +161,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         log,
         seal,
         process,
+        rate,
     })
 }
 
@@ -154,7 +171,7 @@ fn server(section: &Section<'_>, own: Option<PublicKey>) -> Option<ServerIdentit
     Some(ServerIdentity { public_key: public_key?, psk })
 }
 
-fn uplink(entry: &Section<'_>) -> Option<Uplink> {
+fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
     let name = entry.parsed("name", Shape::required("string", common::NAME), common::name);
     let interface = Shape::optional("string", "by routing", "name of a network interface");
     let interface = entry.parsed("interface", interface, interface_name);
@@ -171,7 +188,14 @@ fn uplink(entry: &Section<'_>) -> Option<Uplink> {
     if !endpoints.is_empty() && source.is_some_and(other_family) {
         entry.fail_at("source", "is of another address family than every endpoint");
     }
-    Some(Uplink { name: name?, interface, source, endpoints, ws_links })
+    let max_up = common::rate(entry, "max_up", "no limit");
+    let max_down = common::rate(entry, "max_down", "no limit");
+    if rate == RateMode::Off {
+        for key in ["max_up", "max_down"] {
+            entry.no_effect(key, "while `rate.mode` is \"off\"");
+        }
+    }
+    Some(Uplink { name: name?, interface, source, endpoints, ws_links, max_up, max_down })
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).

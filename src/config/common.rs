@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
 use crate::config::{PrivateKey, keyfile};
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize};
 
 /// Who this site is.
 #[derive(Clone, Debug)]
@@ -120,6 +120,35 @@ pub enum SealMode {
     Auto,
     /// Always. (QUIC is always end to end and has no second encryption.)
     Always,
+}
+
+/// Who decides how fast to send over an uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RateMode {
+    /// Each link for itself: its transport's congestion control.
+    #[default]
+    Off,
+    /// The user: the scheduler paces at the rates given.
+    Fixed,
+}
+
+impl RateMode {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        section.choice("mode", Self::default(), &[("off", Self::Off), ("fixed", Self::Fixed)])
+    }
+}
+
+/// Rates that a limit may have: below the lowest, a single packet takes over 100 ms.
+const RATES: (Bitrate, Bitrate) = (Bitrate::from_bps(100_000), Bitrate::from_mbit(100_000));
+
+/// A limit on a rate. `without` says what its absence means.
+pub(super) fn rate(section: &Section<'_>, key: &'static str, without: &'static str) -> Option<Bitrate> {
+    let shape = Shape::optional("rate", without, format!("{} to {}", RATES.0, RATES.1));
+    section.parsed(key, shape, |text| match text.parse::<Bitrate>() {
+        Ok(rate) if (RATES.0..=RATES.1).contains(&rate) => Ok(rate),
+        Ok(_) => Err("is out of range".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 impl Site {

@@ -12,7 +12,7 @@ use crate::config::report::nearest;
 use crate::config::shape::Shape;
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::{AllowList, IpNet};
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize};
 
 /// A site that accepts links.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Server {
     pub seal: SealMode,
     /// How the process behaves.
     pub process: Process,
+    /// What all peers together are sent at most, in equal shares.
+    pub max_rate: Option<Bitrate>,
 }
 
 /// A site that may come, and what it may do.
@@ -58,6 +60,8 @@ pub struct Peer {
     pub allow: AllowList,
     /// Streams of its session, 1 to 1,000,000. Default: [`Performance::max_streams`].
     pub max_streams: u32,
+    /// What it is sent at most, over all its uplinks.
+    pub max_rate: Option<Bitrate>,
     /// Listeners here; this peer dials.
     pub forwards: Vec<Forward>,
     /// Proxies here; this peer dials.
@@ -69,6 +73,7 @@ pub(super) const HINTS: &[(&str, &str)] = &[
     ("dial", "on a server every [[peer]] has its own `allow`"),
     ("server", "a server dials nobody; [server] belongs in a client's file"),
     ("uplink", "a server dials nobody; [[uplink]] belongs in a client's file"),
+    ("rate.mode", "how fast a peer is sent to is a matter of its uplinks, and stands in its file"),
     ("retry", "a server dials nobody; [retry] belongs in a client's file"),
     ("site.private_key", "a secret never stands in the configuration; write `private_key_file`"),
     ("peer.psk", "a secret never stands in the configuration; write `psk_file`"),
@@ -112,6 +117,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
     let process = root.table("daemon", Process::read);
+    let max_rate = root.table("rate", |section| common::rate(section, "max_rate", "no limit"));
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
     Some(Server {
@@ -128,6 +134,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         log,
         seal,
         process,
+        max_rate,
     })
 }
 
@@ -151,6 +158,7 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
         psk,
         allow,
         max_streams,
+        max_rate: common::rate(entry, "max_rate", "no limit"),
         forwards: Vec::new(),
         socks5: Vec::new(),
     })

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use crate::sched::Drr;
 use crate::sched::balance::Balance;
 use crate::sched::datagrams::Datagrams;
+use crate::sched::encap::Encapsulation;
 use crate::session::liveness::{self, Liveness};
 use crate::wire::datagram::Datagram;
 use crate::wire::parts::Assembler;
 
-use super::ESCALATE_AFTER;
+use super::{ESCALATE_AFTER, LinkUp};
 
 /// Unanswered pings kept; a peer that asks faster gets only the last ones answered.
 pub(super) const PONGS_MAX: usize = 16;
@@ -23,6 +24,11 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Link {
     pub(super) slot: u8,
     pub(super) rank: u8,
+    /// Index of its uplink.
+    pub(super) uplink: usize,
+    pub(super) encapsulation: Encapsulation,
+    /// Bytes left of its turn where links wait for each other.
+    pub(super) turn: i64,
     pub(super) live: Liveness,
     pub(super) drr: Drr,
     pub(super) datagrams: Datagrams<Datagram>,
@@ -55,7 +61,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(
         slot: u8,
-        rank: u8,
+        up: &LinkUp<'_>,
         params: liveness::Params,
         datagrams: Datagrams<Datagram>,
         seed: u64,
@@ -63,7 +69,10 @@ impl Link {
     ) -> Self {
         Self {
             slot,
-            rank,
+            rank: up.rank,
+            uplink: 0,
+            encapsulation: up.encapsulation,
+            turn: 0,
             live: Liveness::new(params, seed, now),
             drr: Drr::default(),
             datagrams,
@@ -96,6 +105,11 @@ impl Link {
     /// Flows may be placed here if there is nothing good.
     pub(super) fn is_passable(&self) -> bool {
         self.draining.is_none() && !self.left_by_peer && !self.condemned
+    }
+
+    /// Whether a stream or a flow of datagrams waits here to be sent.
+    pub(super) fn has_data(&self) -> bool {
+        !self.drr.is_empty() || !self.datagrams.is_empty()
     }
 
     /// For ordering: a link not measured yet sorts last.

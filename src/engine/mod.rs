@@ -14,6 +14,7 @@
 
 mod datagrams;
 mod link;
+mod pace;
 mod snapshot;
 
 #[cfg(test)]
@@ -26,15 +27,20 @@ use std::time::{Duration, Instant};
 use crate::ids::{LinkId, Side, StreamId};
 use crate::sched;
 use crate::sched::balance::Turn;
+use crate::sched::egress::{Share, SharedEgress};
+use crate::sched::shaper::Shaper;
 use crate::session::liveness::{self, Verdict};
 use crate::session::{self, Session, Violation};
+use crate::units::Bitrate;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::code::Code;
 use crate::wire::frame::Frame;
 
 pub use datagrams::{DatagramTotals, Outgoing};
 use link::{Link, PONGS_MAX};
-pub use snapshot::{LinkSnapshot, Snapshot};
+pub use pace::LinkUp;
+use pace::{Gate, Limiter, Uplink};
+pub use snapshot::{LinkSnapshot, Snapshot, UplinkSnapshot};
 
 /// Bounds and times of an engine.
 #[derive(Clone, Debug)]
@@ -47,6 +53,10 @@ pub struct Params {
     pub resume_timeout: Duration,
     /// Datagrams that wait, on all links together.
     pub datagrams: sched::datagrams::Params,
+    /// What all links of the session may send together.
+    pub max_rate: Option<Bitrate>,
+    /// A line that other sessions share.
+    pub egress: Option<SharedEgress>,
 }
 
 impl Default for Params {
@@ -56,6 +66,8 @@ impl Default for Params {
             liveness: liveness::Params::default(),
             resume_timeout: Duration::from_secs(120),
             datagrams: sched::datagrams::Params::default(),
+            max_rate: None,
+            egress: None,
         }
     }
 }
@@ -93,6 +105,8 @@ pub enum Reason {
     Drain,
     /// The session has been without links for long.
     Resume,
+    /// A shaper lets the next bytes pass. Wants to be punctual: within a fraction of a millisecond.
+    Pace,
 }
 
 /// See the module's documentation.
@@ -102,6 +116,9 @@ pub struct Engine {
     seed: u64,
     session: Session,
     links: BTreeMap<LinkId, Link>,
+    uplinks: Vec<Uplink>,
+    /// Shapers of the session as a whole.
+    gates: Vec<Gate>,
     /// Streams that can send, while there is no link.
     homeless: BTreeSet<StreamId>,
     control_link: Option<LinkId>,
@@ -120,12 +137,16 @@ pub struct Engine {
 impl Engine {
     /// An engine without links yet.
     pub fn new(side: Side, params: Params, seed: u64, now: Instant) -> Self {
+        let own = params.max_rate.map(|rate| Limiter::Own(Shaper::new(rate)));
+        let shared = params.egress.as_ref().map(|egress| Limiter::Shared(Share::join(egress)));
         Self {
             session: Session::new(side, params.session.clone()),
             plane: datagrams::Plane::new(side, &params.datagrams),
             params,
             seed,
             links: BTreeMap::new(),
+            uplinks: Vec::new(),
+            gates: own.into_iter().chain(shared).map(Gate::new).collect(),
             homeless: BTreeSet::new(),
             control_link: None,
             statement_link: None,
@@ -155,14 +176,21 @@ impl Engine {
         self.links.len() < LINKS_MAX
     }
 
-    /// A link is authenticated and joins. Flows use only the links of the lowest `rank` there is. Returns whether there
-    /// was a slot for it.
+    /// A link without limits joins: [`Self::link_up_on`].
     pub fn link_up(&mut self, id: LinkId, rank: u8, now: Instant) -> bool {
+        self.link_up_on(id, &LinkUp::plain(rank), now)
+    }
+
+    /// A link is authenticated and joins. Returns whether there was a slot for it.
+    pub fn link_up_on(&mut self, id: LinkId, up: &LinkUp<'_>, now: Instant) -> bool {
         let taken = self.links.values().fold(0u64, |mask, link| mask | 1 << link.slot);
         let Some(slot) = (0..LINKS_MAX as u8).find(|slot| taken & (1 << slot) == 0) else { return false };
         self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         let datagrams = sched::datagrams::Datagrams::new(self.params.datagrams.clone());
-        self.links.insert(id, Link::new(slot, rank, self.params.liveness.clone(), datagrams, self.seed, now));
+        let mut link = Link::new(slot, up, self.params.liveness.clone(), datagrams, self.seed, now);
+        link.uplink = self.uplink_for(up);
+        self.links.insert(id, link);
+        self.limit_uplink(id, up.limit);
         self.orphaned = None;
         self.session.begin_statement(false);
         self.statement_link = Some(id);
@@ -179,6 +207,7 @@ impl Engine {
     /// A link is gone.
     pub fn link_down(&mut self, id: LinkId, now: Instant) {
         let Some(mut link) = self.links.remove(&id) else { return };
+        self.forget_waiting(id);
         self.link_losses += u64::from(!link.emptied && !link.left_by_peer);
         self.session.on_slot_lost(link.slot);
         self.choose_control();
@@ -451,7 +480,7 @@ impl Engine {
                 self.session.poll_statement(batch);
             }
         }
-        let has_data = self.links.get(&id).is_some_and(|l| !l.drr.is_empty() || !l.datagrams.is_empty());
+        let has_data = self.links.get(&id).is_some_and(Link::has_data);
         if self.control_link == Some(id) {
             if has_data {
                 self.session.flush_acks();
@@ -463,12 +492,14 @@ impl Engine {
             // Lost acknowledgements stall a transfer as surely as lost data.
             link.live.on_data_sent(now);
         }
-        if has_data {
-            self.fill(id, want, batch, now);
+        if has_data && let Some(room) = self.permit(id, now) {
+            self.fill(id, want.min(batch.len().saturating_add(room)), batch, now);
         }
+        let sent = batch.len() - start;
         if let Some(link) = self.links.get_mut(&id) {
-            link.bytes_sent += (batch.len() - start) as u64;
+            link.bytes_sent += sent as u64;
         }
+        self.charge(id, sent, now);
         self.settle(now);
     }
 
@@ -554,12 +585,14 @@ impl Engine {
         });
         let ack = self.session.poll_timeout().map(|at| (at, Reason::Ack));
         let resume = self.orphaned.map(|since| (since + self.params.resume_timeout, Reason::Resume));
-        links.chain([ack, resume.filter(|_| self.lost.is_none())]).flatten().min()
+        let pace = self.pace_timeout().map(|at| (at, Reason::Pace));
+        links.chain([ack, pace, resume.filter(|_| self.lost.is_none())]).flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.session.handle_timeout(now);
+        self.handle_pace(now);
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             self.check_link(id, now);

@@ -1,14 +1,14 @@
 //! The task that waits for time, for streams the peer opens, and for the session's end.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, Sleep};
+use crate::engine::Reason;
 
 use crate::wire::datagram::Datagram;
 
+use super::alarm::Alarm;
 use super::clock;
 use super::shell::{SessionEnd, Shell};
 use super::stream::{IncomingStream, SessionRef};
@@ -16,8 +16,7 @@ use super::stream::{IncomingStream, SessionRef};
 /// Drives a session until it ends. `connect` is given every stream that the peer asks this site to connect; it should
 /// start a task and return.
 pub async fn run(shell: Rc<Shell>, connect: impl Fn(IncomingStream)) -> SessionEnd {
-    let timer = Box::pin(tokio::time::sleep(std::time::Duration::ZERO));
-    let mut driver = Driver { timer, shell, arrived: Vec::new() };
+    let mut driver = Driver { alarm: Alarm::new(), shell, arrived: Vec::new() };
     let end = poll_fn(|cx| driver.poll(cx, &connect)).await;
     // It may hold the session, and nothing arrives any more.
     driver.shell.sink.take();
@@ -26,7 +25,7 @@ pub async fn run(shell: Rc<Shell>, connect: impl Fn(IncomingStream)) -> SessionE
 
 struct Driver {
     shell: Rc<Shell>,
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
     arrived: Vec<Datagram>,
 }
 
@@ -59,8 +58,8 @@ impl Driver {
                 if let Some(end) = &core.end {
                     return Poll::Ready(end.clone());
                 }
-                let due = core.engine.poll_timeout().map(|(at, _)| at);
-                core.armed = due;
+                let due = core.engine.poll_timeout();
+                core.armed = due.map(|(at, _)| at);
                 self.arrived.extend(std::iter::from_fn(|| core.engine.poll_datagram()));
                 (std::mem::take(&mut core.incoming), due)
             };
@@ -68,9 +67,8 @@ impl Driver {
             for (id, target, class) in incoming {
                 connect(SessionRef::of(&self.shell).incoming(id, target, class));
             }
-            let Some(due) = due else { return Poll::Pending };
-            self.timer.as_mut().reset(Instant::from_std(due));
-            if self.timer.as_mut().poll(cx).is_pending() {
+            let Some((due, reason)) = due else { return Poll::Pending };
+            if self.alarm.poll(due, reason == Reason::Pace, now, cx).is_pending() {
                 return Poll::Pending;
             }
         }

@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use crate::engine::CloseReason;
 use crate::ids::LinkId;
 use crate::transport::{LinkError, LinkRx, LinkTx};
+use crate::units::Bitrate;
 use crate::wire::batch::Batch;
 use crate::wire::frame::Frame;
 
@@ -24,7 +25,7 @@ const ROUNDS: usize = 16;
 const DATAGRAMS: usize = 256 * 1024;
 
 pub(super) fn spawn(shell: &Rc<Shell>, id: LinkId, tx: LinkTx, rx: LinkRx) -> Vec<AbortHandle> {
-    let sender = Sender { shell: Rc::clone(shell), id, tx, batch: Batch::default() };
+    let sender = Sender { shell: Rc::clone(shell), id, tx, batch: Batch::default(), pace: None };
     let receiver = Receiver { shell: Rc::clone(shell), id, rx, frames: Vec::new() };
     vec![spawn_local(sender.run()).abort_handle(), spawn_local(receiver.run()).abort_handle()]
 }
@@ -34,6 +35,8 @@ struct Sender {
     id: LinkId,
     tx: LinkTx,
     batch: Batch,
+    /// What the transport was told last.
+    pace: Option<Bitrate>,
 }
 
 impl Sender {
@@ -89,6 +92,11 @@ impl Sender {
         let mut core = self.shell.core.borrow_mut();
         core.engine.poll_transmit(self.id, want, &mut self.batch, now);
         core.after(now);
+        let pace = core.engine.pace_of(self.id);
+        if pace != self.pace {
+            self.pace = pace;
+            self.tx.set_pace(pace);
+        }
         !self.batch.is_empty()
     }
 

@@ -9,10 +9,12 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::engine::{CloseReason, Engine, Snapshot};
+use crate::engine::{CloseReason, Engine, LinkUp, Snapshot};
 use crate::ids::{LinkId, SessionId, StreamId};
+use crate::sched::encap::Encapsulation;
 use crate::session::Event;
-use crate::transport::{LinkInfo, LinkRx, LinkTx};
+use crate::transport::{LinkInfo, LinkRx, LinkTx, TransportKind};
+use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::datagram::Datagram;
 use crate::wire::frame::Class;
@@ -33,6 +35,8 @@ pub struct LinkMeta {
     pub sealed: Option<&'static str>,
     /// Preference among links; flows use the lowest there is.
     pub rank: u8,
+    /// What this side may send over the uplink.
+    pub limit: Option<Bitrate>,
 }
 
 /// Why a link is no more.
@@ -146,11 +150,12 @@ impl Shell {
         }
         let id = LinkId(core.next_link);
         core.next_link += 1;
-        let rank = meta.rank;
         tracing::info!(session = %self.id.get(), link = %id, transport = %meta.info.transport, uplink = meta.uplink,
             remote = %meta.info.remote, sealed = meta.sealed.unwrap_or("by TLS"), "link up");
+        let up =
+            LinkUp { rank: meta.rank, uplink: &meta.uplink, encapsulation: encapsulation(&meta), limit: meta.limit };
+        core.engine.link_up_on(id, &up, now);
         core.links.insert(id, LinkSlot { meta, writer: None, closing: None, ended: Some(ended), tasks: Vec::new() });
-        core.engine.link_up(id, rank, now);
         core.after(now);
         drop(core);
         let tasks = link::spawn(self, id, tx, rx);
@@ -271,6 +276,15 @@ impl Shell {
         let core = self.core.borrow();
         let metas = core.links.iter().map(|(id, slot)| (*id, slot.meta.clone())).collect();
         (core.engine.snapshot(clock::now()), metas)
+    }
+}
+
+/// What its transport adds to frames.
+fn encapsulation(meta: &LinkMeta) -> Encapsulation {
+    match meta.info.transport {
+        TransportKind::Ws => Encapsulation::ws(meta.info.tls, meta.sealed.is_some()),
+        TransportKind::Quic => Encapsulation::QUIC,
+        TransportKind::Mem => Encapsulation::NONE,
     }
 }
 

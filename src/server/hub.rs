@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::Status;
 use crate::config;
 use crate::ids::SessionId;
+use crate::sched::egress::Egress;
 use crate::site::Edges;
 use crate::transport::auth::{Admission, Admitted, KnownPeer, Offer};
 use crate::wire::hello::{Refusal, RefusalCode};
@@ -56,6 +57,7 @@ impl Hub {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
             udp: config.udp.clone(),
+            egress: config.max_rate.map(Egress::shared),
         };
         let hub = Arc::new(Self {
             table: RwLock::default(),

@@ -107,7 +107,7 @@ impl Server {
             let acceptor = Rc::clone(&acceptor);
             socket.serve(Rc::new(move |request| {
                 let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
-            let acceptor = Rc::clone(&acceptor);
+                let acceptor = Rc::clone(&acceptor);
                 Box::pin(async move {
                     match request {
                         Request::Status => Answer::Status(Box::new(told(&hub, &acceptor, &name, started).await)),

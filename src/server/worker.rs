@@ -12,12 +12,13 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin::status::{ListenerStatus, SessionStatus};
 use crate::config;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
 use crate::listeners::{Hub, SessionSlot};
 use crate::runtime::shell::{LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
+use crate::sched::egress::SharedEgress;
 use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
@@ -66,6 +67,8 @@ pub(super) struct Limits {
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
     pub(super) udp: config::Udp,
+    /// The line that all peers share, if it is the narrow place.
+    pub(super) egress: Option<SharedEgress>,
 }
 
 /// Starts a worker: number 0 on the calling thread, the others on their own.
@@ -216,6 +219,7 @@ impl Worker {
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank: 0,
+            limit: admitted.limit,
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
             tracing::info!(peer = name, error, "link not taken");
@@ -227,11 +231,15 @@ impl Worker {
         for old in peer.sessions.borrow().values().filter(|old| !old.is_connected()) {
             old.close(Code::SessionLost, "the site has begun a new session");
         }
-        let (name, max_streams) = {
+        let (name, max_streams, max_rate) = {
             let config = peer.config.borrow();
-            (config.name.clone(), config.max_streams)
+            (config.name.clone(), config.max_streams, config.max_rate)
         };
-        let params = params::engine(&self.limits.performance, max_streams, &self.limits.liveness);
+        let params = engine::Params {
+            max_rate,
+            egress: self.limits.egress.clone(),
+            ..params::engine(&self.limits.performance, max_streams, &self.limits.liveness)
+        };
         let engine = Engine::new(Side::Server, params, random::seed(), clock::now());
         let shell = Shell::new(admitted.session, name.clone(), engine);
         shell.grant(admitted.windows.stream, admitted.windows.session);

@@ -43,5 +43,6 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
             limit: (memory / 64).clamp(512 << 10, 8 << 20) as usize,
             ..sched::datagrams::Params::default()
         },
+        ..engine::Params::default()
     }
 }

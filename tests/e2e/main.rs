@@ -10,6 +10,7 @@ mod harness;
 mod hostile;
 mod operation;
 mod proxies;
+mod rate;
 mod ssh;
 mod transports;
 mod udp;

@@ -82,7 +82,7 @@ const FIRST_WITH_IO: u32 = 4;
 const ASSEMBLY: u32 = 10;
 
 /// Crates that do input or output, start threads, or draw from the system's randomness.
-const IMPURE_CRATES: [&str; 16] = [
+const IMPURE_CRATES: [&str; 17] = [
     "crossbeam_channel",
     "getrandom",
     "governor",
@@ -90,6 +90,7 @@ const IMPURE_CRATES: [&str; 16] = [
     "quinn",
     "quinn_udp",
     "rand",
+    "rustix",
     "rustls",
     "rustls_native_certs",
     "serde",

@@ -56,6 +56,33 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn a_rate_that_has_no_effect_or_no_sense_is_refused() {
+    let uplink = "[rate]\nmode = \"fixed\"\n[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n";
+    assert_said(
+        &[
+            (
+                &with("max_up = \"20mbit\"\n"),
+                "client.toml:9: uplink.max_up: has no effect while `rate.mode` is \"off\"; remove it",
+            ),
+            (
+                &with("[rate]\nmode = \"fixed\"\n"),
+                "client.toml:9: rate.mode: \"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`",
+            ),
+            (
+                &format!("{SITE}{SERVER}{uplink}max_down = \"20kbit\"\nmax_up = \"1\"\n"),
+                "client.toml:11: uplink.max_down: \"20kbit\" is out of range; allowed: 100kbit to 100gbit\n\
+                 client.toml:12: uplink.max_up: \"1\" has no unit (bit, kbit, mbit, gbit); allowed: 100kbit to 100gbit",
+            ),
+            (
+                &with("[rate]\nmax_rate = \"20mbit\"\n"),
+                "client.toml:10: rate.max_rate: unknown key; each [[uplink]] has a `max_up` of its own",
+            ),
+        ],
+        |text| Bench::new().client(text),
+    );
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
     assert_said(
         &[

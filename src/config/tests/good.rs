@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::connectors::allow::{AllowList, HostRule, PortRule, Protocol, Rule};
 use crate::transport::TransportKind;
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize};
 use crate::wire::frame::Class;
 
 const CLIENT: &str = "[site]\nname = \"nl\"\nprivate_key_file = \"nl.key\"\n[server]\npublic_key = \"PUBLIC\"\n";
@@ -48,6 +48,22 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     assert_eq!(client.handshake.timeout, seconds(30));
     assert_eq!(client.log, Log { level: LogLevel::Info, format: LogFormat::Text });
     assert_eq!(client.seal, SealMode::Auto);
+    assert_eq!((client.rate, uplink.max_up, uplink.max_down), (RateMode::Off, None, None));
+}
+
+#[test]
+fn rates_are_read_where_they_stand() {
+    let client = client(
+        "[rate]\nmode = \"fixed\"\n[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\nmax_up = \"19.5mbit\"\n\
+         [[uplink]]\nname = \"b\"\nconnect = [\"quic://a.example\"]\nmax_down = \"100kbit\"\n",
+    );
+    let rates: Vec<_> = client.uplinks.iter().map(|up| (up.max_up, up.max_down)).collect();
+    let (up, down) = (Bitrate::from_bps(19_500_000), Bitrate::from_bps(100_000));
+    assert_eq!((client.rate, &rates[..]), (RateMode::Fixed, &[(Some(up), None), (None, Some(down))][..]));
+    let listen = "[[listen]]\nurl = \"ws://[::1]\"\n[rate]\nmax_rate = \"1gbit\"\n";
+    let server = server(&format!("{listen}{PEER}max_rate = \"200mbit\"\n"));
+    assert_eq!(server.max_rate, Some(Bitrate::from_mbit(1_000)));
+    assert_eq!(server.peers[0].max_rate, Some(Bitrate::from_mbit(200)));
 }
 
 #[test]
@@ -64,6 +80,7 @@ fn a_server_has_the_documented_defaults() {
     assert_eq!(*listen, expected);
     let [peer] = &server.peers[..] else { panic!("one peer") };
     assert_eq!((peer.name.as_str(), peer.public_key.to_string().as_str()), ("nl", PUBLIC));
+    assert_eq!((peer.max_rate, server.max_rate), (None, None));
     assert_eq!((&peer.allow, peer.max_streams), (&AllowList::new(vec![]), 10_000));
     assert_eq!(server.performance.memory, ByteSize::from_mib(256));
     assert!((1..=256).contains(&server.workers));
