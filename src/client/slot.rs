@@ -107,7 +107,7 @@ impl Slot {
         let ticket = self.pool.add(&held.shell, held.link);
         let ended = tokio::select! {
             end = &mut end => end,
-            () = self.pool.until(|wanted| wanted <= self.place) => {
+            () = self.pool.until_unwanted(self.place, ticket) => {
                 held.shell.drain_link(held.link);
                 (&mut end).await
             }

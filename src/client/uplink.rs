@@ -35,6 +35,8 @@ pub(super) struct Pool {
     links: RefCell<BTreeMap<u64, (Rc<Shell>, LinkId)>>,
     /// Those of them that are suspect.
     silent: RefCell<BTreeSet<u64>>,
+    /// The last link to have joined before the last decision.
+    decided: Cell<u64>,
     /// Links that ever joined.
     joined: Cell<u64>,
     changed: Notify,
@@ -44,6 +46,12 @@ impl Pool {
     /// Waits until the number of wanted links satisfies `test`.
     pub(super) async fn until(&self, test: impl Fn(usize) -> bool) {
         self.until_that(|pool| test(pool.wanted.get())).await;
+    }
+
+    /// Waits until this link, which holds this place, is not wanted by a decision that was made after it had joined: one for
+    /// fewer links may come from the moment in which there was none.
+    pub(super) async fn until_unwanted(&self, place: usize, ticket: u64) {
+        self.until_that(|pool| pool.wanted.get() <= place && pool.decided.get() >= ticket).await;
     }
 
     /// Waits until this link, which holds this place, is silent and to be replaced.
@@ -110,9 +118,11 @@ impl Pool {
         seen
     }
 
+    /// A decision, made on the last [`Self::look`] and before anything else may have happened.
     fn set(&self, wanted: usize, replaced: usize) {
-        let before = (self.wanted.replace(wanted), self.replaced.replace(replaced));
-        if before != (wanted, replaced) {
+        let decided = self.joined.get();
+        let before = (self.wanted.replace(wanted), self.replaced.replace(replaced), self.decided.replace(decided));
+        if before != (wanted, replaced, decided) {
             self.changed.notify_waiters();
         }
     }
@@ -158,4 +168,40 @@ fn look(site: &Site, pools: &[Rc<Pool>]) -> Vec<Seen> {
     let shell = site.shell();
     let (snapshot, _) = shell.snapshot();
     pools.iter().map(|pool| pool.look(&shell, &snapshot)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    fn is_ready(future: impl Future<Output = ()>) -> bool {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_decision_from_before_a_link_joined_does_not_empty_it() {
+        let pool = Pool::default();
+        pool.set(1, 0); // all links were lost
+        pool.joined.set(4); // and four fresh ones join before the next look
+        assert!(!is_ready(pool.until_unwanted(3, 4)));
+        pool.set(4, 0);
+        assert!(!is_ready(pool.until_unwanted(3, 4)));
+        pool.set(1, 0);
+        assert!(is_ready(pool.until_unwanted(3, 4)), "decided with it");
+        assert!(!is_ready(pool.until_unwanted(0, 1)));
+    }
+
+    #[test]
+    fn only_a_silent_link_is_replaced() {
+        let pool = Pool::default();
+        pool.joined.set(2);
+        pool.silent.borrow_mut().insert(2);
+        assert!(!is_ready(pool.until_replaced(1, 2)));
+        pool.set(2, 2);
+        assert!(is_ready(pool.until_replaced(1, 2)));
+        assert!(!is_ready(pool.until_replaced(0, 1)), "it answers");
+    }
 }

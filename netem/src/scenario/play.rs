@@ -191,6 +191,8 @@ impl Player {
                 && let Some((_, step)) = measured.steps.pop_front()
             {
                 match step {
+                    // past the edge its restarts are not felt
+                    Step::Do(words) if variant.over != Over::Edge && words[0] == "edge" => {}
                     Step::Do(words) => self.act(&words, lab, subject)?,
                     Step::Await(condition, within) => {
                         let took = wait_for(&condition, within, subject, near)?;
