@@ -213,10 +213,10 @@ mod tests {
         assert_eq!(shown, "Aead { algorithm: Aes128Gcm, .. }");
     }
 
-    /// Figures for `docs/design.md`: `cargo test --release --lib aead::tests::speed -- --ignored --nocapture`.
+    /// Figures for `docs/design.md`: `cargo test --lib aead::tests::speed -- --ignored --nocapture`.
     #[test]
     #[ignore = "a measurement"]
-    #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "measures")]
+    #[expect(clippy::disallowed_methods, reason = "measures")]
     fn speed() {
         for algorithm in ALL {
             for (name, key) in ["aws-lc", "ring"].iter().zip(both(algorithm)) {
