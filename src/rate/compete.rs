@@ -4,7 +4,7 @@
 const BETA: f64 = 0.7;
 /// Scale of the cubic, packets per second cubed (section 5).
 const C: f64 = 0.4;
-/// A test of whether the queue is somebody else's comes so often, seconds.
+/// So often the buffer is let drain, to see whether anybody else still fills it, seconds.
 const TEST_EVERY: f64 = 6.0;
 
 /// The window of a flow among others.
@@ -63,10 +63,5 @@ impl Cubic {
         self.window = (self.window * BETA).max(2.0);
         self.friendly = self.window;
         self.epoch = now;
-    }
-
-    /// The next question whether anybody else is there.
-    pub(super) fn put_off_test(&mut self, now: f64) {
-        self.next_test = now + TEST_EVERY;
     }
 }

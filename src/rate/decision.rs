@@ -66,6 +66,8 @@ pub enum Reason {
     BaselineShift,
     /// It reacts as if somebody else filled the buffer.
     Competitor,
+    /// Whether it still is somebody else is to be seen.
+    CompetitorDoubted,
     /// Nobody else fills the buffer any more.
     CompetitorGone,
     /// More is lost than usual.
@@ -175,6 +177,7 @@ impl Reason {
             Self::ProbeUnheard => "nothing was heard of a probe",
             Self::BaselineShift => "the path is longer than it was",
             Self::Competitor => "somebody else fills the buffer",
+            Self::CompetitorDoubted => "is it still somebody else's queue",
             Self::CompetitorGone => "nobody else fills the buffer any more",
             Self::LossHigh => "more is lost than usual",
             Self::LossFollowsRate => "a slower rate loses less",

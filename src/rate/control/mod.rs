@@ -70,6 +70,8 @@ pub struct Controller {
     lowered: f64,
     shifts: Vec<f64>,
     shifted: f64,
+    /// When the share was last held against somebody.
+    competed: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +145,7 @@ impl Controller {
             lowered: 0.0,
             shifts: Vec::new(),
             shifted: 0.0,
+            competed: f64::NEG_INFINITY,
             trickle_open: false,
         };
         controller.capacity = controller.bounded(controller.capacity);

@@ -101,7 +101,7 @@ impl Controller {
             return false;
         }
         self.shifts.retain(|shift| at - shift < SHIFT_MEMORY);
-        if self.shifts.len() >= 2 && self.params.compete {
+        if self.params.compete && (self.shifts.len() >= 2 || at - self.competed < SHIFT_MEMORY) {
             self.begin_compete(at);
             return true;
         }

@@ -127,16 +127,17 @@ impl Controller {
         }
         cubic.on_report(self.path.report_gap(), rtt, at);
         self.phase = Phase::Compete(cubic);
+        self.competed = at;
         if let Some(window) = self.path.window(0.2, 0.0) {
             self.capacity = self.bounded(window.delivered);
             if window.queue_most < high {
                 self.shifts.clear();
                 self.turn(Phase::Cruise, Reason::CompetitorGone, self.capacity, at);
+                return;
             }
         }
         if at >= cubic.next_test {
-            cubic.put_off_test(at);
-            self.phase = Phase::Compete(cubic);
+            self.turn(Phase::Drain { since: at, before: self.capacity }, Reason::CompetitorDoubted, self.capacity, at);
         }
     }
 }
