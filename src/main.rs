@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         server: |config| server::run(*config),
         client: |config| client::run(*config),
         status: print_status,
+        stdio: client::stdio::run,
         demo: demo::run,
     };
     cli::run(std::env::args_os(), &handlers)

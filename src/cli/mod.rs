@@ -9,6 +9,7 @@ mod cleanup;
 mod keygen;
 mod logging;
 mod status;
+mod stdio;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::config::{self, Client, Server};
 
 pub use crate::cli::args::Demo;
 pub use crate::cli::status::Status;
+pub use crate::cli::stdio::Stdio;
 
 /// Who does what this module does not. Each returns when it is finished or has been told to stop.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,8 @@ pub struct Handlers {
     pub client: fn(Box<Client>) -> anyhow::Result<()>,
     /// Asks a running site.
     pub status: fn(Status) -> anyhow::Result<()>,
+    /// Connects standard input and output.
+    pub stdio: fn(Stdio) -> anyhow::Result<()>,
     /// Runs the demonstration.
     pub demo: fn(Demo) -> anyhow::Result<()>,
 }
@@ -94,6 +98,11 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(error) => streams.failed(&error.into()),
         },
         Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Stdio(args) => match Stdio::from_args(args) {
+            Ok(ask) => streams.outcome((handlers.stdio)(ask)),
+            Err(stdio::Unknown::Config(errors)) => streams.bad_config(&errors),
+            Err(error) => streams.failed(&error.into()),
+        },
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }
 }

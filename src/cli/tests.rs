@@ -18,6 +18,7 @@ const HANDLERS: Handlers = Handlers {
     server: |server| bail!("server {}", server.site.name),
     client: |client| bail!("client {}", client.site.name),
     status: |status| bail!("status {} {}", status.socket.display(), status.json),
+    stdio: |ask| bail!("stdio {} {}", ask.proxy, ask.target),
     demo: |demo| if demo.stay { bail!("{demo:?}") } else { Ok(()) },
 };
 

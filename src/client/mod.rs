@@ -8,6 +8,7 @@ mod fallback;
 mod join;
 mod slot;
 mod status;
+pub mod stdio;
 mod uplink;
 
 use std::future::Future;
