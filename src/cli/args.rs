@@ -1,11 +1,13 @@
 //! The command line as typed.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::units::{Bitrate, ByteSize, Share, UnitError, parse_duration};
+use crate::wire::target::Target;
 
 /// Carries traffic between two sites, over whatever path still works.
 #[derive(Parser, Debug)]
@@ -41,12 +43,27 @@ pub(super) enum Command {
     /// predecessors when it starts; this does the latter without a start. Needs the same privileges, and the network
     /// namespace of the site that was killed.
     Cleanup,
+    /// Connect standard input and output to a target, through a running site (ssh -o ProxyCommand="ghostwire stdio %h:%p")
+    Stdio(StdioArgs),
     /// Have a running site read its configuration again, without dropping a flow
     ///
     /// Says what was changed, and which keys need a restart. A bad file changes nothing.
     Reload(ReloadArgs),
     /// Run a server, a client and a bad network between them on this machine
     Demo(Demo),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StdioArgs {
+    /// What the other site is to dial, such as %h:%p
+    #[arg(value_name = "HOST:PORT", value_parser = super::stdio::target)]
+    pub(super) target: Target,
+    /// Ask the first [[socks5]] listener of this configuration, with the first name of its users_file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "proxy")]
+    pub(super) config: Option<PathBuf>,
+    /// Ask the listener at this address [default: 127.0.0.1:1080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) proxy: Option<SocketAddr>,
 }
 
 #[derive(Args, Debug)]

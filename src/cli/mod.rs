@@ -9,6 +9,7 @@ mod cleanup;
 mod keygen;
 mod logging;
 mod status;
+mod stdio;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::site::Daemon;
 
 pub use crate::cli::args::Demo;
 pub use crate::cli::status::Status;
+pub use crate::cli::stdio::Stdio;
 
 /// Who does what this module does not. Each returns when it is finished or has been told to stop.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,8 @@ pub struct Handlers {
     pub client: fn(Box<Client>, Daemon) -> anyhow::Result<()>,
     /// Asks a running site.
     pub status: fn(Status) -> anyhow::Result<()>,
+    /// Connects standard input and output.
+    pub stdio: fn(Stdio) -> anyhow::Result<()>,
     /// Asks the running site at a socket to read its configuration again.
     pub reload: fn(PathBuf) -> anyhow::Result<()>,
     /// Runs the demonstration.
@@ -98,6 +102,11 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(error) => streams.failed(&error.into()),
         },
         Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Stdio(args) => match Stdio::from_args(args) {
+            Ok(ask) => streams.outcome((handlers.stdio)(ask)),
+            Err(stdio::Unknown::Config(errors)) => streams.bad_config(&errors),
+            Err(error) => streams.failed(&error.into()),
+        },
         Command::Reload(args) => match status::socket(args.socket, args.config) {
             Ok(socket) => streams.outcome((handlers.reload)(socket)),
             Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),

@@ -9,6 +9,7 @@ mod join;
 mod reload;
 mod slot;
 mod status;
+pub mod stdio;
 mod uplink;
 
 use std::future::Future;

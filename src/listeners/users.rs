@@ -44,6 +44,11 @@ impl Users {
         self.0.is_empty()
     }
 
+    /// The first of them.
+    pub fn first(&self) -> Option<Credentials> {
+        self.0.first().map(|(user, password)| Credentials { user: user.clone(), password: password.to_vec() })
+    }
+
     /// Whether these are good. Takes as long for a wrong password as for the right one.
     pub fn permits(&self, credentials: Option<&Credentials>) -> bool {
         let Some(credentials) = credentials else { return self.is_open() };

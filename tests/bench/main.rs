@@ -17,6 +17,7 @@ mod soak;
 mod sockets;
 mod stats;
 mod subject;
+mod udp;
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -83,6 +84,8 @@ enum Action {
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
     },
+    /// Datagrams: rates, losses, and memory of an association.
+    Udp(udp::Options),
     /// Mixed load for a long time, with links cut all along.
     Soak(soak::Options),
 }
@@ -110,6 +113,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
             let got = far::runtime()?.block_on(load)?;
             println!("{:.3} Gbit/s", got.gbits);
             Ok(true)
+        }
+        Some(Action::Udp(options)) => {
+            raise_files_limit()?;
+            far::runtime()?.block_on(udp::run(options))
         }
         Some(Action::Soak(options)) => {
             raise_files_limit()?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -20,7 +20,7 @@ fn url(origin: &Origin) -> String {
 }
 
 /// What curl wrote, or how it ended.
-fn curl(program: &PathBuf, line: &[&str]) -> Result<Vec<u8>, String> {
+fn curl(program: &Path, line: &[&str]) -> Result<Vec<u8>, String> {
     let output = tool::run(program, &[&["-sS", "--fail", "--max-time", "20", "--noproxy", ""], line].concat());
     if output.status.success() { Ok(output.stdout) } else { Err(text(&output.stderr)) }
 }

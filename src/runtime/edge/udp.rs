@@ -129,7 +129,8 @@ impl UdpPort {
     /// How many of these can go with one call: equal in length, the last may be shorter.
     fn run(&self, payloads: &[Bytes]) -> usize {
         let size = payloads[0].len();
-        let most = if size == 0 { 1 } else { self.state.max_gso_segments().min(RUN_MAX / size).max(1) };
+        let fit = RUN_MAX.checked_div(size).unwrap_or(1);
+        let most = self.state.max_gso_segments().min(fit).max(1);
         let mut run = 1;
         while run < most.min(payloads.len()) && payloads[run].len() <= size && !payloads[run].is_empty() {
             run += 1;
