@@ -14,6 +14,8 @@ pub mod session;
 
 pub mod engine;
 
+pub mod host;
+
 pub mod transport;
 
 pub mod runtime;

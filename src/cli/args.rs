@@ -39,6 +39,12 @@ pub(super) enum Command {
     ///
     /// Says what was changed, and which keys need a restart. A bad file changes nothing.
     Reload(ReloadArgs),
+    /// Undo what a site that was killed has left behind on this host
+    ///
+    /// Firewall rules outlive the process that made them. A site undoes its own when it ends, and those of its killed
+    /// predecessors when it starts; this does the latter without a start. Needs the same privileges, and the network
+    /// namespace of the site that was killed.
+    Cleanup,
     /// Run a server, a client and a bad network between them on this machine
     Demo(Demo),
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod cleanup;
 mod keygen;
 mod logging;
 mod status;
@@ -101,6 +102,7 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
             Err(error) => streams.failed(&error.into()),
         },
+        Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }
 }

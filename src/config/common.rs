@@ -241,6 +241,16 @@ pub fn socket_dirs(env: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     std::iter::once(PathBuf::from(SYSTEM_DIR)).chain(runtime.map(|dir| dir.join("ghostwire"))).collect()
 }
 
+/// Where the journals of changes of the host may be.
+pub fn journal_dirs(env: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    socket_dirs(env).into_iter().map(|dir| dir.join("journal")).collect()
+}
+
+/// Where this process keeps its own: below the directory of its status socket. `None` when there is no such directory.
+pub fn journal_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    Some(socket_dir(env)?.join("journal"))
+}
+
 /// The one of [`socket_dirs`] that is this process's: the system's for root and for whom that directory belongs to
 /// (systemd's `RuntimeDirectory=`), else the user's.
 fn socket_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {

@@ -40,7 +40,8 @@ use crate::config::shape::Key;
 pub use crate::config::addr::Host;
 pub use crate::config::client::{Client, PoolSize, ServerIdentity, Uplink};
 pub use crate::config::common::{
-    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Retry, SealMode, Site, socket_dirs,
+    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Retry, SealMode, Site, journal_dir,
+    journal_dirs, socket_dirs,
 };
 pub use crate::config::daemon::Process;
 pub use crate::config::endpoint::{Endpoint, Verify};
