@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod cleanup;
+mod import;
 mod keygen;
 mod logging;
 mod status;
@@ -26,6 +27,7 @@ use crate::config::{self, Client, Server};
 use crate::site::Daemon;
 
 pub use crate::cli::args::Demo;
+pub use crate::cli::import::converted as convert;
 pub use crate::cli::status::Status;
 
 /// Who does what this module does not. Each returns when it is finished or has been told to stop.
@@ -103,6 +105,7 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(error) => streams.failed(&error.into()),
         },
         Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Import(args) => import::import(&args, streams).unwrap_or_else(|error| streams.failed(&error)),
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }
 }

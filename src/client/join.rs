@@ -107,7 +107,7 @@ impl Site {
             over: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
             serving: RefCell::default(),
-            dialling: Dialling::new(config.dial.clone()),
+            dialling: Dialling::new(config.dial.clone(), config.exit.clone()),
             reporter: Reporter::default(),
             dials: RefCell::default(),
         });

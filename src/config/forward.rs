@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use crate::config::addr::{self, Host};
+use crate::config::allow;
 use crate::config::occupied::{FORWARDS_MAX, Occupied, Protocol};
 use crate::config::reader::{Section, Value};
 use crate::config::shape::Shape;
+use crate::units::IpNet;
 use crate::wire::frame::Class;
+use crate::wire::proxy_protocol::Version;
 use crate::wire::target::Target;
 
 /// One TCP listener and what the other site dials for its connections.
@@ -19,6 +22,10 @@ pub struct Forward {
     pub to: Target,
     /// How the scheduler treats its streams.
     pub class: Class,
+    /// Whether the target is told who connected.
+    pub tell: Option<Version>,
+    /// Proxies in front, whose connections begin with a PROXY header.
+    pub proxies: Vec<IpNet>,
 }
 
 /// A SOCKS5 listener (RFC 1928, CONNECT, no authentication). Names are resolved at the other site.
@@ -63,6 +70,8 @@ pub(super) fn socks5(section: &Section<'_>, occupied: &Occupied) -> Option<Socks
 }
 
 const LISTEN: &str = "[tcp://]ADDRESS:PORT";
+/// Networks of proxies that are believed.
+pub(super) const PROXIES: &str = "IP, IP/PREFIX";
 const PORTS: &str = "[ADDRESS:]PORT[-PORT][=[HOST:]PORT[-PORT]]";
 
 fn listen(section: &Section<'_>, shape: Shape, occupied: &Occupied) -> Option<SocketAddr> {
@@ -80,6 +89,9 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
         Some(value.items()?.iter().flat_map(|item| shorthand(item, occupied)).collect::<Vec<_>>())
     });
     let class = entry.choice("class", Class::default(), &CLASSES);
+    let tell =
+        entry.choice("proxy_protocol", None, &[("none", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))]);
+    let proxies = entry.list("proxy_from", Shape::default("array of strings", "[]".into(), PROXIES), allow::network);
     match (entry.has("ports"), entry.has("listen"), entry.has("to")) {
         (false, true, true) | (true, false, false) => {}
         (false, false, false) => entry.fail("needs `listen` and `to`, or `ports`"),
@@ -88,7 +100,7 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
         (true, ..) => entry.fail_at("ports", "stands in place of `listen` and `to`; write one or the other"),
     }
     let pairs = ports.unwrap_or_default().into_iter().chain(listen.zip(to));
-    pairs.map(|(listen, to)| Forward { listen, to, class }).collect()
+    pairs.map(|(listen, to)| Forward { listen, to, class, tell, proxies: proxies.clone() }).collect()
 }
 
 fn shorthand(item: &Value<'_>, occupied: &Occupied) -> Vec<(SocketAddr, Target)> {

@@ -45,6 +45,20 @@ pub(super) fn from_file<T>(
     })
 }
 
+/// The text in the file that `key` names, without the newline at its end: a password.
+pub(super) fn password(section: &Section<'_>, key: &'static str) -> Option<Zeroizing<String>> {
+    section.value(key, Shape::optional("path", "none", "a file that only its owner can read"), |value| {
+        let path = section.cx.dir.join(value.string()?);
+        match read(&path) {
+            Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+                value.note(format_args!("{} is empty", path.display()))
+            }
+            Ok(text) => Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())),
+            Err(problem) => value.note(problem),
+        }
+    })
+}
+
 /// The secret in the environment variable that `key` names.
 pub(super) fn from_env<T>(
     section: &Section<'_>,

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site};
 use crate::config::daemon::Process;
+use crate::config::exit::Exit;
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
@@ -37,6 +38,8 @@ pub struct Server {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How targets are dialled.
+    pub exit: Exit,
     /// How the process behaves.
     pub process: Process,
 }
@@ -105,10 +108,24 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal, process })
+    Some(Server {
+        site: site?,
+        listens,
+        peers,
+        performance,
+        workers,
+        liveness,
+        handshake,
+        admin,
+        log,
+        seal,
+        exit,
+        process,
+    })
 }
 
 /// Threads beyond any machine this has been thought about for.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::config::{self, Certificate, Listen};
@@ -15,7 +15,8 @@ use crate::site::sockets::Gathering;
 use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};
-use crate::transport::{Raw, TransportKind, quic, ws};
+use crate::transport::{Raw, TransportKind, proxied, quic, ws};
+use crate::units::IpNet;
 use crate::wire::hello::SealWish;
 
 use super::certwatch;
@@ -39,7 +40,7 @@ pub(super) struct Bound {
 
 #[derive(Debug)]
 enum Socket {
-    Ws(TcpListener, Box<ws::AcceptOptions>),
+    Ws(TcpListener, Box<ws::AcceptOptions>, Vec<IpNet>),
     Quic(Box<quic::Listener>),
 }
 
@@ -81,7 +82,7 @@ pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>)
             options.head_timeout = time;
             options.idle_timeout = VISITOR_IDLE;
             let address = listener.local_addr()?;
-            Ok(Bound { address, socket: Socket::Ws(listener, Box::new(options)), watched })
+            Ok(Bound { address, socket: Socket::Ws(listener, Box::new(options), listen.proxies.clone()), watched })
         }
     }
 }
@@ -138,9 +139,9 @@ impl Acceptor {
             spawn_local(certwatch::watch(certificates));
         }
         let task = match bound.socket {
-            Socket::Ws(listener, options) => {
+            Socket::Ws(listener, options, proxies) => {
                 tracing::info!(address = %bound.address, path = options.path, "listening for WebSockets");
-                spawn_local(acceptor.serve_ws(listener, Rc::from(options)))
+                spawn_local(acceptor.serve_ws(listener, Rc::from(options), proxies))
             }
             Socket::Quic(listener) => {
                 tracing::info!(address = %bound.address, "listening for QUIC");
@@ -150,7 +151,7 @@ impl Acceptor {
         task.abort_handle()
     }
 
-    async fn serve_ws(self: Rc<Self>, listener: TcpListener, options: Rc<ws::AcceptOptions>) {
+    async fn serve_ws(self: Rc<Self>, listener: TcpListener, options: Rc<ws::AcceptOptions>, proxies: Vec<IpNet>) {
         loop {
             let (tcp, remote) = match listener.accept().await {
                 Ok(connection) => connection,
@@ -160,15 +161,34 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Some(ticket) = self.ticket(remote) else { continue };
             let (acceptor, options) = (Rc::clone(&self), Rc::clone(&options));
-            spawn_local(async move {
-                match ws::accept(tcp, remote, &options).await {
-                    Ok(ws::Accepted::Link(raw)) => acceptor.prove(Raw::Ws(raw), ticket, remote).await,
-                    Ok(ws::Accepted::Served) => tracing::debug!(%remote, "visitor of the decoy"),
-                    Err(error) => tracing::debug!(%remote, %error, "connection ended before it was a link"),
+            if proxies.iter().any(|net| net.contains(remote.ip().to_canonical())) {
+                spawn_local(acceptor.welcome_proxied(tcp, remote, options));
+                continue;
+            }
+            let Some(ticket) = self.ticket(remote) else { continue };
+            spawn_local(async move { acceptor.welcome(tcp, remote, ticket, &options).await });
+        }
+    }
+
+    /// A connection of a proxy in front counts for whoever is behind it.
+    async fn welcome_proxied(self: Rc<Self>, mut tcp: TcpStream, proxy: SocketAddr, options: Rc<ws::AcceptOptions>) {
+        match proxied::read_header(&mut tcp).await {
+            Ok(ends) => {
+                let remote = ends.map_or(proxy, |ends| ends.source);
+                if let Some(ticket) = self.ticket(remote) {
+                    self.welcome(tcp, remote, ticket, &options).await;
                 }
-            });
+            }
+            Err(error) => tracing::debug!(%proxy, %error, "a proxy does not say for whom it connects"),
+        }
+    }
+
+    async fn welcome(&self, tcp: TcpStream, remote: SocketAddr, ticket: Ticket, options: &ws::AcceptOptions) {
+        match ws::accept(tcp, remote, options).await {
+            Ok(ws::Accepted::Link(raw)) => self.prove(Raw::Ws(raw), ticket, remote).await,
+            Ok(ws::Accepted::Served) => tracing::debug!(%remote, "visitor of the decoy"),
+            Err(error) => tracing::debug!(%remote, %error, "connection ended before it was a link"),
         }
     }
 

@@ -52,7 +52,11 @@ impl Hub {
     /// Starts the workers and gives each its peers and their listeners. To be called on the thread that is to be the
     /// first worker's.
     pub(super) async fn start(config: &config::Server, edges: Vec<Edges>) -> anyhow::Result<Arc<Self>> {
-        let limits = worker::Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
+        let limits = worker::Limits {
+            performance: config.performance.clone(),
+            liveness: config.liveness.clone(),
+            exit: config.exit.clone(),
+        };
         let hub = Arc::new(Self {
             table: RwLock::default(),
             workers_max: config.workers.max(1),
@@ -162,6 +166,7 @@ impl Hub {
             {
                 status.sessions.extend(part.sessions);
                 status.listeners.extend(part.listeners);
+                status.peers.extend(part.peers);
             }
         }
     }

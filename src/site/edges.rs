@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{AbortHandle, spawn_local};
 
-use crate::config::{Forward, Socks5};
-use crate::connectors::{self, AllowList, Connector, DialParams};
+use crate::config::{Exit, Forward, Socks5};
+use crate::connectors::{self, AllowList, Connector, DialParams, System};
 use crate::listeners::{self, Counters, SessionSlot};
 use crate::runtime::stream::IncomingStream;
 use crate::wire::frame::Class;
@@ -122,7 +122,12 @@ fn start(listener: TcpListener, listen: SocketAddr, rule: Rule, slot: &SessionSl
     let (opener, counted) = (slot.clone(), Arc::clone(&counters));
     let (kind, target, task) = match &rule {
         Rule::Forward(forward) => {
-            let served = listeners::tcp::Forward { target: forward.to.clone(), class: forward.class };
+            let served = listeners::tcp::Forward {
+                target: forward.to.clone(),
+                class: forward.class,
+                tell: forward.tell,
+                proxies: forward.proxies.clone(),
+            };
             let task = spawn_local(listeners::tcp::serve(listener, served, opener, counted));
             ("forward", Some(forward.to.to_string()), task.abort_handle())
         }
@@ -155,21 +160,21 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 #[derive(Clone, Debug)]
 pub struct Dialling {
     connector: Rc<RefCell<Rc<Connector>>>,
+    exit: Rc<Exit>,
     counters: Arc<connectors::Counters>,
 }
 
 impl Dialling {
     /// Dials what `allow` permits.
-    pub fn new(allow: AllowList) -> Self {
+    pub fn new(allow: AllowList, exit: Exit) -> Self {
         let counters = Arc::new(connectors::Counters::default());
-        let connector = Connector::new(allow, DialParams::default(), Arc::clone(&counters));
-        Self { connector: Rc::new(RefCell::new(Rc::new(connector))), counters }
+        let connector = connector(allow, &exit, &counters);
+        Self { connector: Rc::new(RefCell::new(connector)), exit: Rc::new(exit), counters }
     }
 
     /// Dials what `allow` permits from here on; streams that are connected stay.
     pub fn replace(&self, allow: AllowList) {
-        let connector = Connector::new(allow, DialParams::default(), Arc::clone(&self.counters));
-        *self.connector.borrow_mut() = Rc::new(connector);
+        *self.connector.borrow_mut() = connector(allow, &self.exit, &self.counters);
     }
 
     /// Connects one stream, in a task of its own.
@@ -182,4 +187,10 @@ impl Dialling {
     pub fn counters(&self) -> &connectors::Counters {
         &self.counters
     }
+}
+
+fn connector(allow: AllowList, exit: &Exit, counters: &Arc<connectors::Counters>) -> Rc<Connector> {
+    let net = System::through(exit.via.clone());
+    let connector = Connector::with_net(net, allow, DialParams::default(), Arc::clone(counters));
+    Rc::new(connector.with_limits(exit.pool, exit.breaker))
 }

@@ -11,3 +11,4 @@ mod hostile;
 mod operation;
 mod ssh;
 mod transports;
+mod ways_out;

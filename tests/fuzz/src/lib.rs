@@ -13,6 +13,10 @@ pub mod frame;
 pub mod handshake;
 #[path = "../fuzz_targets/hello.rs"]
 pub mod hello;
+#[path = "../fuzz_targets/import.rs"]
+pub mod import;
+#[path = "../fuzz_targets/proxy_protocol.rs"]
+pub mod proxy_protocol;
 #[path = "../fuzz_targets/seal.rs"]
 pub mod seal;
 #[path = "../fuzz_targets/socks5.rs"]
@@ -21,6 +25,8 @@ pub mod socks5;
 pub mod target;
 #[path = "../fuzz_targets/varint.rs"]
 pub mod varint;
+#[path = "../fuzz_targets/via.rs"]
+pub mod via;
 #[path = "../fuzz_targets/ws.rs"]
 pub mod ws;
 
@@ -33,10 +39,13 @@ pub const TARGETS: &[Target] = &[
     ("frame", frame::run),
     ("handshake", handshake::run),
     ("hello", hello::run),
+    ("import", import::run),
+    ("proxy_protocol", proxy_protocol::run),
     ("seal", seal::run),
     ("socks5", socks5::run),
     ("target", target::run),
     ("varint", varint::run),
+    ("via", via::run),
     ("ws", ws::run),
 ];
 
