@@ -35,10 +35,6 @@ pub(super) enum Command {
     },
     /// Show what a running site is doing
     Status(StatusArgs),
-    /// Have a running site read its configuration again, without dropping a flow
-    ///
-    /// Says what was changed, and which keys need a restart. A bad file changes nothing.
-    Reload(ReloadArgs),
     /// Undo what a site that was killed has left behind on this host
     ///
     /// Firewall rules outlive the process that made them. A site undoes its own when it ends, and those of its killed
@@ -49,6 +45,10 @@ pub(super) enum Command {
     ///
     /// Keys that have no counterpart are named in a remark, with the reason. Without --out, prints the result.
     Import(Import),
+    /// Have a running site read its configuration again, without dropping a flow
+    ///
+    /// Says what was changed, and which keys need a restart. A bad file changes nothing.
+    Reload(ReloadArgs),
     /// Run a server, a client and a bad network between them on this machine
     Demo(Demo),
 }

@@ -99,12 +99,12 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
             Err(error) => streams.failed(&error.into()),
         },
+        Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
         Command::Reload(args) => match status::socket(args.socket, args.config) {
             Ok(socket) => streams.outcome((handlers.reload)(socket)),
             Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
             Err(error) => streams.failed(&error.into()),
         },
-        Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
         Command::Import(args) => import::import(&args, streams).unwrap_or_else(|error| streams.failed(&error)),
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }

@@ -16,12 +16,12 @@ use crate::config;
 use crate::connectors::AllowList;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
-use crate::listeners::SessionSlot;
+use crate::listeners::{Hub, SessionSlot};
 use crate::runtime::driver;
 use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
-use crate::site::edges::{Dialling, Edges, Serving};
+use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
@@ -51,6 +51,7 @@ pub(super) struct Site {
     dialling: Dialling,
     current: RefCell<Rc<Shell>>,
     slot: SessionSlot,
+    hub: Rc<Hub>,
     founding: Mutex<()>,
     /// Told to end: no session follows the current one.
     closing: Cell<bool>,
@@ -81,10 +82,14 @@ pub(super) enum JoinError {
 
 impl Site {
     pub(super) fn new(config: &config::Client) -> anyhow::Result<Rc<Self>> {
-        let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
+        let limits = Limits {
+            performance: config.performance.clone(),
+            liveness: config.liveness.clone(),
+        };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
         slot.set(SessionRef::of(&first));
+        let hub = edges::hub(Side::Client, &slot, &config.udp);
         let site = Rc::new(Self {
             name: config.site.name.clone(),
             started: clock::now(),
@@ -102,12 +107,13 @@ impl Site {
             limits: RefCell::new(limits),
             current: RefCell::new(Rc::clone(&first)),
             slot,
+            hub,
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
             serving: RefCell::default(),
-            dialling: Dialling::new(config.dial.clone(), config.exit.clone()),
+            dialling: Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp),
             reporter: Reporter::default(),
             dials: RefCell::default(),
         });
@@ -117,7 +123,7 @@ impl Site {
 
     /// Serves these listeners in place of those before; connections that were accepted are not touched.
     pub(super) fn serve(&self, edges: Edges) -> anyhow::Result<()> {
-        self.serving.borrow_mut().replace(edges, &self.slot)
+        self.serving.borrow_mut().replace(edges, &self.slot, &self.hub)
     }
 
     /// What the server may ask this site to dial from here on; streams that are connected stay.
@@ -144,6 +150,7 @@ impl Site {
     fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
         let site = Rc::clone(self);
         let dialling = self.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Client, &self.hub);
         spawn_local(async move {
             let end = driver::run(Rc::clone(&shell), |incoming| dialling.connect(incoming)).await;
             tracing::info!(session = %shell.id.get(), ?end, "session ended");

@@ -62,7 +62,7 @@ impl Client {
     pub fn bind_as(config: config::Client, daemon: Option<Daemon>) -> anyhow::Result<Self> {
         let before = Sockets::of_process()?;
         let mut sockets = before.next();
-        let edges = Edges::bind(&config.forwards, config.socks5.as_ref(), &mut sockets)?;
+        let edges = Edges::bind(&config.forwards, &config.socks5, &mut sockets)?;
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;
         Ok(Self { config, daemon, sockets, edges, status })

@@ -9,6 +9,7 @@ pub mod net;
 pub mod pool;
 #[cfg(test)]
 mod tests;
+pub mod udp;
 
 pub use allow::AllowList;
 pub use breaker::BreakerParams;
@@ -16,3 +17,4 @@ pub use connector::{Connector, Counters};
 pub use dial::DialParams;
 pub use net::{Net, System};
 pub use pool::PoolParams;
+pub use udp::Dialler;

@@ -56,6 +56,7 @@ impl Hub {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
             exit: config.exit.clone(),
+            udp: config.udp.clone(),
         };
         let hub = Arc::new(Self {
             table: RwLock::default(),

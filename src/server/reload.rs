@@ -167,7 +167,7 @@ impl Reloader {
 
 /// Gathers the listeners of each peer.
 pub(super) fn edges(peers: &[Peer], sockets: &mut Gathering<'_>) -> anyhow::Result<Vec<Edges>> {
-    peers.iter().map(|peer| Edges::bind(&peer.forwards, peer.socks5.as_ref(), sockets)).collect()
+    peers.iter().map(|peer| Edges::bind(&peer.forwards, &peer.socks5, sockets)).collect()
 }
 
 /// What is different about a peer, a sentence each. Keys are compared, never shown.

@@ -14,18 +14,16 @@ use crate::admin::status::{ListenerStatus, PeerStatus, SessionStatus};
 use crate::config;
 use crate::engine::Engine;
 use crate::ids::{SessionId, Side};
-use crate::listeners::SessionSlot;
+use crate::listeners::{Hub, SessionSlot};
 use crate::runtime::shell::{LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
-use crate::site::edges::{Dialling, Edges, Serving};
+use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport;
 use crate::transport::auth::Admitted;
 use crate::wire::code::Code;
-
-use super::hub::Hub;
 
 /// How often shutdown looks whether all streams have ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
@@ -69,6 +67,7 @@ pub(super) struct Limits {
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
     pub(super) exit: config::Exit,
+    pub(super) udp: config::Udp,
 }
 
 /// Starts a worker: number 0 on the calling thread, the others on their own.
@@ -76,7 +75,7 @@ pub(super) fn start(
     number: usize,
     limits: Limits,
     inbox: mpsc::Receiver<Command>,
-    hub: Arc<Hub>,
+    hub: Arc<super::hub::Hub>,
 ) -> anyhow::Result<()> {
     if number == 0 {
         spawn_local(Worker::new(limits, hub, false).run(inbox));
@@ -101,6 +100,7 @@ pub(super) fn start(
 struct PeerState {
     config: RefCell<config::Peer>,
     slot: SessionSlot,
+    hub: Rc<Hub>,
     serving: RefCell<Serving>,
     dialling: Dialling,
     sessions: RefCell<BTreeMap<SessionId, Rc<Shell>>>,
@@ -109,14 +109,14 @@ struct PeerState {
 struct Worker {
     peers: RefCell<BTreeMap<usize, Rc<PeerState>>>,
     limits: Limits,
-    hub: Arc<Hub>,
+    hub: Arc<super::hub::Hub>,
     reporter: Rc<Reporter>,
     /// Links come from another thread's runtime.
     foreign: bool,
 }
 
 impl Worker {
-    fn new(limits: Limits, hub: Arc<Hub>, foreign: bool) -> Self {
+    fn new(limits: Limits, hub: Arc<super::hub::Hub>, foreign: bool) -> Self {
         Self { peers: RefCell::default(), limits, hub, reporter: Rc::default(), foreign }
     }
 
@@ -167,11 +167,13 @@ impl Worker {
         let known = self.peers.borrow().get(&index).cloned();
         let Some(peer) = known else {
             let (slot, mut serving) = (SessionSlot::default(), Serving::default());
-            serving.replace(edges, &slot)?;
+            let flows = edges::hub(Side::Server, &slot, &self.limits.udp);
+            serving.replace(edges, &slot, &flows)?;
             let state = PeerState {
-                dialling: Dialling::new(config.allow.clone(), self.limits.exit.clone()),
+                dialling: Dialling::new(config.allow.clone(), self.limits.exit.clone(), &self.limits.udp),
                 config: RefCell::new(config),
                 slot,
+                hub: flows,
                 serving: RefCell::new(serving),
                 sessions: RefCell::default(),
             };
@@ -185,7 +187,7 @@ impl Worker {
             peer.sessions.borrow().values().for_each(|shell| shell.set_max_streams(config.max_streams as usize));
         }
         peer.config.replace(config);
-        peer.serving.borrow_mut().replace(edges, &peer.slot)
+        peer.serving.borrow_mut().replace(edges, &peer.slot, &peer.hub)
     }
 
     fn remove(&self, index: usize) {
@@ -239,6 +241,7 @@ impl Worker {
         peer.sessions.borrow_mut().insert(admitted.session, Rc::clone(&shell));
         peer.slot.set(SessionRef::of(&shell));
         let dialling = peer.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Server, &peer.hub);
         let (peer, hub, driven) = (Rc::clone(peer), Arc::clone(&self.hub), Rc::clone(&shell));
         spawn_local(async move {
             let end = driver::run(Rc::clone(&driven), |incoming| dialling.connect(incoming)).await;

@@ -9,6 +9,8 @@ mod features;
 mod harness;
 mod hostile;
 mod operation;
+mod proxies;
 mod ssh;
 mod transports;
+mod udp;
 mod ways_out;

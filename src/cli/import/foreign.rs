@@ -102,7 +102,7 @@ fn ghostwire_server(source: &mut Source, draft: &mut Draft, frame: &Frame) -> Re
         draft.string("peer", "client");
         draft.strings("ports", &ports);
         if udp != Some(false) {
-            draft.leave("server.udp_enabled", "TCP alone is forwarded here; write the UDP ports by hand");
+            draft.string("protocol", "tcp+udp");
         }
     }
     liveness(source, draft);
@@ -220,13 +220,12 @@ fn paqet_client(source: &mut Source, draft: &mut Draft, frame: &Frame) -> Result
             return Err(format!("forward[{index}]: needs `listen` and `target`"));
         };
         let listen = if listen.starts_with(':') { format!("0.0.0.0{listen}") } else { listen };
-        if protocol.as_deref() == Some("udp") {
-            draft.leave(&format!("forward {listen} to {target} over UDP"), "TCP alone is forwarded here");
-            continue;
-        }
         draft.section("[[forward]]");
         draft.string("listen", &listen);
         draft.string("to", &target);
+        if protocol.as_deref() == Some("udp") {
+            draft.string("protocol", "udp");
+        }
     }
     for index in 0..source.entries("socks5") {
         let mut key = |name: &str| source.text(&format!("socks5[{index}].{name}"));
@@ -234,15 +233,14 @@ fn paqet_client(source: &mut Source, draft: &mut Draft, frame: &Frame) -> Result
         let Some(listen) = listen else { continue };
         source.take(&format!("socks5[{index}].username"));
         source.take(&format!("socks5[{index}].password"));
-        if index > 0 {
-            draft.leave(&format!("socks5 {listen}"), "there is one SOCKS5 listener");
-            continue;
-        }
         if user.is_some() || password.is_some() {
-            draft.leave(&format!("socks5 {listen}"), "it wants a user and a password, which would be left open here");
+            draft.leave(
+                &format!("socks5 {listen}"),
+                "it wants a user and a password, which belong in a file of their own: `users_file`",
+            );
             continue;
         }
-        draft.section("[socks5]");
+        draft.section("[[socks5]]");
         draft.string("listen", &listen);
     }
     Ok(())

@@ -53,7 +53,7 @@ fn a_server_of_ghostwire_keeps_its_address_path_and_ports() {
         ]
     );
     assert_eq!(server.liveness.ping_interval.as_secs(), 20);
-    assert_left_out(&made, &["auth.token", "server.auto_update", "panel.port", "logging.file", "server.udp_enabled"]);
+    assert_left_out(&made, &["auth.token", "server.auto_update", "panel.port", "logging.file"]);
     assert!(!made.contains("V1StGXR8"), "the token is a secret: {made}");
 }
 
@@ -81,7 +81,7 @@ fn a_pair_of_paqet_becomes_a_pair_over_quic() {
     assert!(!made.contains("your-secret-key"), "{made}");
     let (Config::Client(client), made) = imported(PAQET_CLIENT) else { panic!("a client") };
     assert_eq!((client.uplinks[0].interface.as_deref(), client.uplinks[0].endpoints[0].port), (Some("en0"), 9999));
-    assert_eq!(client.socks5.unwrap().listen.to_string(), "127.0.0.1:1080");
+    assert_eq!(client.socks5[0].listen.to_string(), "127.0.0.1:1080");
     assert_eq!(client.forwards[0].to, Target::Ip("127.0.0.1:80".parse().unwrap()));
     assert_left_out(&made, &["transport.kcp.mode", "network.ipv4.addr"]);
 }

@@ -13,8 +13,12 @@ pub mod frame;
 pub mod handshake;
 #[path = "../fuzz_targets/hello.rs"]
 pub mod hello;
+#[path = "../fuzz_targets/http_proxy.rs"]
+pub mod http_proxy;
 #[path = "../fuzz_targets/import.rs"]
 pub mod import;
+#[path = "../fuzz_targets/parts.rs"]
+pub mod parts;
 #[path = "../fuzz_targets/proxy_protocol.rs"]
 pub mod proxy_protocol;
 #[path = "../fuzz_targets/seal.rs"]
@@ -41,6 +45,8 @@ pub const TARGETS: &[Target] = &[
     ("hello", hello::run),
     ("import", import::run),
     ("proxy_protocol", proxy_protocol::run),
+    ("http_proxy", http_proxy::run),
+    ("parts", parts::run),
     ("seal", seal::run),
     ("socks5", socks5::run),
     ("target", target::run),
