@@ -34,6 +34,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// What it dials.
     pub dials: Vec<DialStatus>,
+    /// Who may come, on a server.
+    pub peers: Vec<PeerStatus>,
 }
 
 impl Status {
@@ -224,6 +226,38 @@ pub struct ListenerStatus {
     /// Datagrams given up at the listener.
     pub datagrams_dropped: u64,
     /// Payload into the tunnel.
+    pub bytes_sent: u64,
+    /// Payload out of the tunnel.
+    pub bytes_received: u64,
+}
+
+/// A peer, over all its sessions and from the start of this site.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Sessions alive.
+    pub sessions: u64,
+    /// Links up.
+    pub links: u64,
+    /// Streams alive.
+    pub streams: u64,
+    /// Streams at a time that it may have.
+    pub max_streams: u64,
+    /// Streams that it asked this site to connect.
+    pub asked: u64,
+    /// Of those, connected.
+    pub dialled: u64,
+    /// Of those, by a connection made ahead.
+    pub ready: u64,
+    /// Of those asked, refused by the rules.
+    pub not_allowed: u64,
+    /// Of those asked, not connected.
+    pub failed: u64,
+    /// Of those failed, refused at once, because the target has not answered lately.
+    pub left_alone: u64,
+    /// Payload from targets and listeners into the tunnel.
     pub bytes_sent: u64,
     /// Payload out of the tunnel.
     pub bytes_received: u64,

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
-use crate::admin::status::{DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, SessionStatus, Status};
+use crate::admin::status::{
+    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, SessionStatus, Status,
+};
 use crate::admin::table::{Align, Table};
 
 /// The text that `ghostwire status` prints; ends with a newline.
@@ -31,6 +33,10 @@ pub fn render(status: &Status) -> String {
     if !status.listeners.is_empty() {
         text.push('\n');
         text.push_str(&listeners(&status.listeners));
+    }
+    if !status.peers.is_empty() {
+        text.push('\n');
+        text.push_str(&peers(&status.peers));
     }
     if !status.dials.is_empty() {
         text.push('\n');
@@ -164,6 +170,26 @@ fn state(link: &LinkStatus) -> String {
     parts.join(", ")
 }
 
+fn peers(peers: &[PeerStatus]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[Left, Right, Right, Right, Right, Right, Right, Right, Right]);
+    table.row(["PEER", "LINKS", "STREAMS", "ASKED", "DIALLED", "FORBIDDEN", "FAILED", "SENT", "RECEIVED"]);
+    for peer in peers {
+        table.row([
+            clean(&peer.name),
+            peer.links.to_string(),
+            format!("{}/{}", peer.streams, peer.max_streams),
+            peer.asked.to_string(),
+            peer.dialled.to_string(),
+            peer.not_allowed.to_string(),
+            peer.failed.to_string(),
+            human::bytes(peer.bytes_sent),
+            human::bytes(peer.bytes_received),
+        ]);
+    }
+    table.render("")
+}
+
 fn listeners(listeners: &[ListenerStatus]) -> String {
     use Align::{Left, Right};
     let mut table = Table::new(&[Left, Left, Left, Right, Right, Right, Right, Right, Right]);
@@ -274,6 +300,7 @@ mod tests {
                 attempts: 3,
                 last_error: Some("refused\x1b[31m".into()),
             }],
+            peers: Vec::new(),
         }
     }
 

@@ -45,6 +45,10 @@ pub(super) enum Command {
     Cleanup,
     /// Connect standard input and output to a target, through a running site (ssh -o ProxyCommand="ghostwire stdio %h:%p")
     Stdio(StdioArgs),
+    /// Turn a configuration of GhostWire or paqet into one of ours
+    ///
+    /// Keys that have no counterpart are named in a remark, with the reason. Without --out, prints the result.
+    Import(Import),
     /// Have a running site read its configuration again, without dropping a flow
     ///
     /// Says what was changed, and which keys need a restart. A bad file changes nothing.
@@ -94,6 +98,18 @@ pub(super) struct StatusArgs {
     /// Ask at the socket that this configuration names
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Import {
+    /// A TOML file of GhostWire or a YAML file of paqet, of either side
+    pub(super) file: PathBuf,
+    /// File for the result, which must not exist; its private key goes beside it, and is kept when it is there
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+    /// The other site's public key, as `ghostwire keygen` or `ghostwire import` printed it there
+    #[arg(long, value_name = "KEY")]
+    pub(super) peer_key: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod cleanup;
+mod import;
 mod keygen;
 mod logging;
 mod status;
@@ -27,6 +28,7 @@ use crate::config::{self, Client, Server};
 use crate::site::Daemon;
 
 pub use crate::cli::args::Demo;
+pub use crate::cli::import::converted as convert;
 pub use crate::cli::status::Status;
 pub use crate::cli::stdio::Stdio;
 
@@ -112,6 +114,7 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
             Err(error) => streams.failed(&error.into()),
         },
+        Command::Import(args) => import::import(&args, streams).unwrap_or_else(|error| streams.failed(&error)),
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::{self, Endpoint, Uplink};
 use crate::transport::tls::{self, Verify};
+use crate::transport::via::Via;
 use crate::transport::{LinkError, Raw, TransportKind, quic, sockopt, ws};
 
 use super::join::Site;
@@ -23,6 +24,7 @@ pub(super) struct Dialler {
     /// As an URL without its path, for people.
     pub(super) name: String,
     bind: sockopt::Bind,
+    via: Option<Via>,
     /// Made at the first dial: trust stores are large and slow to read.
     tls: OnceCell<Arc<rustls::ClientConfig>>,
 }
@@ -36,7 +38,7 @@ impl Dialler {
             (_, false) => "ws",
         };
         let name = format!("{scheme}://{}:{}", endpoint.host, endpoint.port);
-        Self { endpoint: endpoint.clone(), name, bind, tls: OnceCell::new() }
+        Self { endpoint: endpoint.clone(), name, bind, via: uplink.via.clone(), tls: OnceCell::new() }
     }
 
     pub(super) async fn dial(&self, site: &Site) -> Result<Raw, LinkError> {
@@ -62,6 +64,7 @@ impl Dialler {
                     host_header: endpoint.host_header.clone(),
                     headers: endpoint.headers.iter().map(|(k, v)| (k.clone(), v.expose().clone())).collect(),
                     bind: self.bind.clone(),
+                    via: self.via.clone(),
                     timeout: TIMEOUT,
                     ..ws::DialOptions::new(endpoint.host.to_string(), endpoint.port, endpoint.path.clone())
                 };

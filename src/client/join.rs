@@ -119,7 +119,7 @@ impl Site {
             over: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
             serving: RefCell::default(),
-            dialling: Dialling::new(config.dial.clone(), &config.udp),
+            dialling: Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp),
             reporter: Reporter::default(),
             dials: RefCell::default(),
         });

@@ -68,6 +68,12 @@ pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
     })
 }
 
+/// Reads an address or a network, such as `192.0.2.1` or `10.0.0.0/8`.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let (addr, prefix) = text.split_once('/').map_or((text, None), |(addr, prefix)| (addr, Some(prefix)));
+    net(addr.parse().map_err(|_| "is not an address or a network".to_owned())?, prefix)
+}
+
 fn net(addr: IpAddr, prefix: Option<&str>) -> Result<IpNet, String> {
     let bits = if addr.is_ipv4() { 32 } else { 128 };
     let prefix = match prefix {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site, Udp};
 use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
+use crate::config::exit::{self, Exit};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
 use crate::config::reader::Section;
@@ -12,6 +13,7 @@ use crate::config::shape::Shape;
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
 use crate::transport::TransportKind;
+use crate::transport::via::Via;
 use crate::units::{Bitrate, ByteSize};
 
 /// A site that dials links.
@@ -45,6 +47,8 @@ pub struct Client {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How targets are dialled.
+    pub exit: Exit,
     /// How the process behaves.
     pub process: Process,
     /// Who decides how fast to send.
@@ -69,6 +73,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// Address that its sockets are bound to. `None`: as the routing table says.
     pub source: Option<IpAddr>,
+    /// A proxy that its WebSockets are dialled through.
+    pub via: Option<Via>,
     /// Ways to the server, at least one; the first that works is used.
     pub endpoints: Vec<Endpoint>,
     /// How many WebSockets make up its pool.
@@ -143,6 +149,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     Some(Client {
@@ -160,6 +167,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         admin,
         log,
         seal,
+        exit,
         process,
         rate,
     })
@@ -177,7 +185,11 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
     let interface = entry.parsed("interface", interface, interface_name);
     let source = Shape::optional("string", "by routing", "an address of this host");
     let source = entry.parsed("source", source, |text| text.parse().map_err(|_| "is not an address"));
+    let via = exit::via(entry, "via_password_file");
     let endpoints = endpoint::list(entry);
+    if via.is_some() && endpoints.iter().any(|endpoint| endpoint.transport != TransportKind::Ws) {
+        entry.fail_at("via", "carries WebSockets only; leave out the other endpoints");
+    }
     let shape = Shape::default("string", "\"2..4\"".into(), "\"N\", \"MIN..MAX\", 1 to 64");
     let ws_links = entry.parsed("links", shape, pool_size).unwrap_or(PoolSize { min: 2, max: 4 });
     if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Ws) {
@@ -195,7 +207,7 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
             entry.no_effect(key, "while `rate.mode` is \"off\"");
         }
     }
-    Some(Uplink { name: name?, interface, source, endpoints, ws_links, max_up, max_down })
+    Some(Uplink { name: name?, interface, source, via, endpoints, ws_links, max_up, max_down })
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).

@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use crate::config::addr::{self, Host};
-use crate::config::keyfile;
 use crate::config::occupied::{FORWARDS_MAX, Occupied, Protocol};
 use crate::config::reader::{Section, Value};
 use crate::config::shape::Shape;
+use crate::config::{allow, keyfile};
 use crate::listeners::Users;
+use crate::units::IpNet;
 use crate::wire::frame::Class;
+use crate::wire::proxy_protocol::Version;
 use crate::wire::target::Target;
 
 /// One local port and what the other site dials for it.
@@ -21,6 +23,10 @@ pub struct Forward {
     pub to: Target,
     /// How the scheduler treats its streams and datagrams.
     pub class: Class,
+    /// Whether the target is told who connected.
+    pub tell: Option<Version>,
+    /// Proxies in front, whose connections begin with a PROXY header.
+    pub proxies: Vec<IpNet>,
     /// What is accepted there.
     pub protocols: Protocols,
 }
@@ -105,6 +111,8 @@ const PROTOCOLS: [(&str, Protocols); 3] =
     [("tcp", Protocols::Tcp), ("udp", Protocols::Udp), ("tcp+udp", Protocols::Both)];
 
 const LISTEN: &str = "[tcp://]ADDRESS:PORT";
+/// Networks of proxies that are believed.
+pub(super) const PROXIES: &str = "IP, IP/PREFIX";
 const PORTS: &str = "[ADDRESS:]PORT[-PORT][=[HOST:]PORT[-PORT]]";
 
 fn listen(section: &Section<'_>, shape: Shape, occupied: &Occupied, protocols: Protocols) -> Option<SocketAddr> {
@@ -137,6 +145,9 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
         Some(value.items()?.iter().flat_map(|item| shorthand(item, occupied, protocols)).collect::<Vec<_>>())
     });
     let class = entry.choice("class", Class::default(), &CLASSES);
+    let tell =
+        entry.choice("proxy_protocol", None, &[("none", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))]);
+    let proxies = entry.list("proxy_from", Shape::default("array of strings", "[]".into(), PROXIES), allow::network);
     match (entry.has("ports"), entry.has("listen"), entry.has("to")) {
         (false, true, true) | (true, false, false) => {}
         (false, false, false) => entry.fail("needs `listen` and `to`, or `ports`"),
@@ -145,7 +156,7 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
         (true, ..) => entry.fail_at("ports", "stands in place of `listen` and `to`; write one or the other"),
     }
     let pairs = ports.unwrap_or_default().into_iter().chain(listen.zip(to));
-    pairs.map(|(listen, to)| Forward { listen, to, class, protocols }).collect()
+    pairs.map(|(listen, to)| Forward { listen, to, class, tell, proxies: proxies.clone(), protocols }).collect()
 }
 
 fn shorthand(item: &Value<'_>, occupied: &Occupied, protocols: Protocols) -> Vec<(SocketAddr, Target)> {

@@ -63,6 +63,14 @@ pub(super) fn text_of_file<T>(
     })
 }
 
+/// The text in the file that `key` names, without the newline at its end: a password.
+pub(super) fn password(section: &Section<'_>, key: &'static str) -> Option<Zeroizing<String>> {
+    text_of_file(section, key, "none", |text| match text.trim_end_matches(['\r', '\n']) {
+        "" => Err("is empty".into()),
+        text => Ok(Zeroizing::new(text.to_owned())),
+    })
+}
+
 /// The secret in the environment variable that `key` names.
 pub(super) fn from_env<T>(
     section: &Section<'_>,

@@ -14,6 +14,7 @@ mod client;
 mod common;
 mod daemon;
 mod endpoint;
+mod exit;
 mod forward;
 mod image;
 mod keyfile;
@@ -45,6 +46,7 @@ pub use crate::config::common::{
 };
 pub use crate::config::daemon::Process;
 pub use crate::config::endpoint::{Endpoint, Verify};
+pub use crate::config::exit::Exit;
 pub use crate::config::forward::{Forward, Protocols, Socks5};
 pub use crate::config::image::Image;
 pub use crate::config::listen::{Certificate, Decoy, Listen};

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, Udp};
 use crate::config::daemon::Process;
+use crate::config::exit::Exit;
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
@@ -11,8 +12,8 @@ use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
 use crate::config::{Psk, PublicKey, allow, keyfile};
-use crate::connectors::allow::{AllowList, IpNet};
-use crate::units::{Bitrate, ByteSize};
+use crate::connectors::allow::AllowList;
+use crate::units::{Bitrate, ByteSize, IpNet};
 
 /// A site that accepts links.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Server {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How targets are dialled.
+    pub exit: Exit,
     /// How the process behaves.
     pub process: Process,
     /// What all peers together are sent at most, in equal shares.
@@ -116,6 +119,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
     let max_rate = root.table("rate", |section| common::rate(section, "max_rate", "no limit"));
     root.complain_about_unknown_keys();
@@ -133,6 +137,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         admin,
         log,
         seal,
+        exit,
         process,
         max_rate,
     })

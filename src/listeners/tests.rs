@@ -76,7 +76,8 @@ impl Listening {
     async fn forward(session: impl Opener + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let listening = Self { addr: listener.local_addr().unwrap(), counters: Arc::default() };
-        let forward = Forward { target: Target::Name("target.example".into(), 80), class: Class::Video };
+        let target = Target::Name("target.example".into(), 80);
+        let forward = Forward { target, class: Class::Video, tell: None, proxies: Vec::new() };
         spawn_local(tcp::serve(listener, forward, session, Arc::clone(&listening.counters)));
         listening
     }

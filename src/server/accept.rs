@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::admin::status::ListenerStatus;
@@ -17,7 +17,8 @@ use crate::site::sockets::Gathering;
 use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};
-use crate::transport::{Raw, TransportKind, quic, ws};
+use crate::transport::{Raw, TransportKind, proxied, quic, ws};
+use crate::units::IpNet;
 use crate::wire::hello::SealWish;
 
 use super::certwatch;
@@ -42,7 +43,7 @@ pub(super) struct Bound {
 
 #[derive(Debug)]
 enum Socket {
-    Ws(TcpListener, Box<ws::AcceptOptions>),
+    Ws(TcpListener, Box<ws::AcceptOptions>, Vec<IpNet>),
     Quic(Box<quic::Listener>),
 }
 
@@ -85,7 +86,8 @@ pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>)
             options.idle_timeout = VISITOR_IDLE;
             let address = listener.local_addr()?;
             let scheme = if options.tls.is_some() { "wss" } else { "ws" };
-            Ok(Bound { address, scheme, socket: Socket::Ws(listener, Box::new(options)), watched })
+            let socket = Socket::Ws(listener, Box::new(options), listen.proxies.clone());
+            Ok(Bound { address, scheme, socket, watched })
         }
     }
 }
@@ -189,9 +191,9 @@ impl Acceptor {
             spawn_local(certwatch::watch(certificates));
         }
         let task = match bound.socket {
-            Socket::Ws(listener, options) => {
+            Socket::Ws(listener, options, proxies) => {
                 tracing::info!(address = %bound.address, path = options.path, "listening for WebSockets");
-                spawn_local(acceptor.serve_ws(listener, Rc::from(options), door))
+                spawn_local(acceptor.serve_ws(listener, Rc::from(options), proxies, door))
             }
             Socket::Quic(listener) => {
                 tracing::info!(address = %bound.address, "listening for QUIC");
@@ -206,7 +208,13 @@ impl Acceptor {
         self.doors.borrow().iter().map(|door| door.status()).collect()
     }
 
-    async fn serve_ws(self: Rc<Self>, listener: TcpListener, options: Rc<ws::AcceptOptions>, door: Rc<Door>) {
+    async fn serve_ws(
+        self: Rc<Self>,
+        listener: TcpListener,
+        options: Rc<ws::AcceptOptions>,
+        proxies: Vec<IpNet>,
+        door: Rc<Door>,
+    ) {
         loop {
             let (tcp, remote) = match listener.accept().await {
                 Ok(connection) => connection,
@@ -216,15 +224,40 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Some(stranger) = self.admit(&door, remote) else { continue };
             let (acceptor, options) = (Rc::clone(&self), Rc::clone(&options));
-            spawn_local(async move {
-                match ws::accept(tcp, remote, &options).await {
-                    Ok(ws::Accepted::Link(raw)) => acceptor.prove(Raw::Ws(raw), stranger, remote).await,
-                    Ok(ws::Accepted::Served) => tracing::debug!(%remote, "visitor of the decoy"),
-                    Err(error) => tracing::debug!(%remote, %error, "connection ended before it was a link"),
+            if proxies.iter().any(|net| net.contains(remote.ip().to_canonical())) {
+                spawn_local(acceptor.welcome_proxied(tcp, remote, options, Rc::clone(&door)));
+                continue;
+            }
+            let Some(stranger) = self.admit(&door, remote) else { continue };
+            spawn_local(async move { acceptor.welcome(tcp, remote, stranger, &options).await });
+        }
+    }
+
+    /// A connection of a proxy in front counts for whoever is behind it.
+    async fn welcome_proxied(
+        self: Rc<Self>,
+        mut tcp: TcpStream,
+        proxy: SocketAddr,
+        options: Rc<ws::AcceptOptions>,
+        door: Rc<Door>,
+    ) {
+        match proxied::read_header(&mut tcp).await {
+            Ok(ends) => {
+                let remote = ends.map_or(proxy, |ends| ends.source);
+                if let Some(stranger) = self.admit(&door, remote) {
+                    self.welcome(tcp, remote, stranger, &options).await;
                 }
-            });
+            }
+            Err(error) => tracing::debug!(%proxy, %error, "a proxy does not say for whom it connects"),
+        }
+    }
+
+    async fn welcome(&self, tcp: TcpStream, remote: SocketAddr, stranger: Stranger, options: &ws::AcceptOptions) {
+        match ws::accept(tcp, remote, options).await {
+            Ok(ws::Accepted::Link(raw)) => self.prove(Raw::Ws(raw), stranger, remote).await,
+            Ok(ws::Accepted::Served) => tracing::debug!(%remote, "visitor of the decoy"),
+            Err(error) => tracing::debug!(%remote, %error, "connection ended before it was a link"),
         }
     }
 

@@ -56,6 +56,7 @@ impl Hub {
         let limits = worker::Limits {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
+            exit: config.exit.clone(),
             udp: config.udp.clone(),
             egress: config.max_rate.map(Egress::shared),
         };
@@ -168,6 +169,7 @@ impl Hub {
             {
                 status.sessions.extend(part.sessions);
                 status.listeners.extend(part.listeners);
+                status.peers.extend(part.peers);
             }
         }
     }

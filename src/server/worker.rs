@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::admin::status::{ListenerStatus, SessionStatus};
+use crate::admin::status::{ListenerStatus, PeerStatus, SessionStatus};
 use crate::config;
 use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
@@ -59,6 +59,7 @@ pub(super) enum Command {
 pub(super) struct Part {
     pub(super) sessions: Vec<SessionStatus>,
     pub(super) listeners: Vec<ListenerStatus>,
+    pub(super) peers: Vec<PeerStatus>,
 }
 
 /// What the sessions of all peers have in common.
@@ -66,6 +67,7 @@ pub(super) struct Part {
 pub(super) struct Limits {
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
+    pub(super) exit: config::Exit,
     pub(super) udp: config::Udp,
     /// The line that all peers share, if it is the narrow place.
     pub(super) egress: Option<SharedEgress>,
@@ -171,7 +173,7 @@ impl Worker {
             let flows = edges::hub(Side::Server, &slot, &self.limits.udp);
             serving.replace(edges, &slot, &flows)?;
             let state = PeerState {
-                dialling: Dialling::new(config.allow.clone(), &self.limits.udp),
+                dialling: Dialling::new(config.allow.clone(), self.limits.exit.clone(), &self.limits.udp),
                 config: RefCell::new(config),
                 slot,
                 hub: flows,
@@ -267,16 +269,22 @@ impl Worker {
     fn tell(&self, answer: oneshot::Sender<Part>) {
         let mut shells = Vec::new();
         let mut listeners = Vec::new();
+        let mut peers = Vec::new();
         for peer in self.peers.borrow().values() {
-            shells.extend(peer.sessions.borrow().values().cloned());
-            let name = &peer.config.borrow().name;
-            listeners.extend(peer.serving.borrow().served().map(|served| report::listener(served, Some(name))));
+            let own: Vec<_> = peer.sessions.borrow().values().cloned().collect();
+            let config = peer.config.borrow();
+            let name = &config.name;
+            let served: Vec<_> =
+                peer.serving.borrow().served().map(|served| report::listener(served, Some(name))).collect();
+            peers.push(report::peer(name, config.max_streams, &own, peer.dialling.counters(), &served));
+            listeners.extend(served);
+            shells.extend(own);
         }
         let reporter = Rc::clone(&self.reporter);
         spawn_local(async move {
             let sessions = reporter.sessions(&shells).await;
             // Whoever asked may have left.
-            let _left = answer.send(Part { sessions, listeners });
+            let _left = answer.send(Part { sessions, listeners, peers });
         });
     }
 

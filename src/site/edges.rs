@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{AbortHandle, spawn_local};
 
-use crate::config::{Forward, Protocols, Socks5, Udp};
-use crate::connectors::{self, AllowList, Connector, DialParams, Dialler, allow};
+use crate::config::{Exit, Forward, Protocols, Socks5, Udp};
+use crate::connectors::{self, AllowList, Connector, DialParams, Dialler, System, allow};
 use crate::ids::Side;
 use crate::listeners::socks5::{Limits, Proxy};
 use crate::listeners::{self, Counters, Hub, SessionSlot};
@@ -138,7 +138,12 @@ fn start(bound: Bound, rule: Rule, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow:
     match &rule {
         Rule::Forward(forward) => {
             let target = Some(forward.to.to_string());
-            let carried = listeners::tcp::Forward { target: forward.to.clone(), class: forward.class };
+            let carried = listeners::tcp::Forward {
+                target: forward.to.clone(),
+                class: forward.class,
+                tell: forward.tell,
+                proxies: forward.proxies.clone(),
+            };
             if let Some(listener) = tcp {
                 let counters = Arc::new(Counters::default());
                 let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -215,6 +220,7 @@ pub(super) fn bind_udp(address: SocketAddr) -> anyhow::Result<UdpSocket> {
 #[derive(Clone, Debug)]
 pub struct Dialling {
     connector: Rc<RefCell<Rc<Connector>>>,
+    exit: Rc<Exit>,
     counters: Arc<connectors::Counters>,
     /// For datagrams.
     allow: Rc<RefCell<AllowList>>,
@@ -223,12 +229,13 @@ pub struct Dialling {
 
 impl Dialling {
     /// Dials what `allow` permits.
-    pub fn new(allow: AllowList, udp: &Udp) -> Self {
+    pub fn new(allow: AllowList, exit: Exit, udp: &Udp) -> Self {
         let counters = Arc::new(connectors::Counters::default());
         let datagrams = allow.only(allow::Protocol::Udp);
-        let connector = connector(&allow, &counters);
+        let connector = connector(&allow, &exit, &counters);
         Self {
             connector: Rc::new(RefCell::new(connector)),
+            exit: Rc::new(exit),
             counters,
             allow: Rc::new(RefCell::new(datagrams)),
             flows: flow_params(udp),
@@ -237,7 +244,7 @@ impl Dialling {
 
     /// Dials what `allow` permits from here on; streams and flows that are connected stay.
     pub fn replace(&self, allow: AllowList) {
-        *self.connector.borrow_mut() = connector(&allow, &self.counters);
+        *self.connector.borrow_mut() = connector(&allow, &self.exit, &self.counters);
         *self.allow.borrow_mut() = allow.only(allow::Protocol::Udp);
     }
 
@@ -259,8 +266,10 @@ impl Dialling {
     }
 }
 
-fn connector(allow: &AllowList, counters: &Arc<connectors::Counters>) -> Rc<Connector> {
-    Rc::new(Connector::new(allow.only(allow::Protocol::Tcp), DialParams::default(), Arc::clone(counters)))
+fn connector(allow: &AllowList, exit: &Exit, counters: &Arc<connectors::Counters>) -> Rc<Connector> {
+    let (net, allow) = (System::through(exit.via.clone()), allow.only(allow::Protocol::Tcp));
+    let connector = Connector::with_net(net, allow, DialParams::default(), Arc::clone(counters));
+    Rc::new(connector.with_limits(exit.pool, exit.breaker))
 }
 
 /// The flows that this side begins on the sessions of `slot`.

@@ -8,10 +8,12 @@ pub mod auth;
 pub mod gate;
 pub mod inherited;
 pub mod mem;
+pub mod proxied;
 pub mod quic;
 pub mod rlimit;
 pub mod sockopt;
 pub mod tls;
+pub mod via;
 pub mod ws;
 
 use std::fmt;

@@ -14,3 +14,4 @@ mod rate;
 mod ssh;
 mod transports;
 mod udp;
+mod ways_out;

@@ -75,6 +75,7 @@ fn a_server_has_the_documented_defaults() {
         address: "[::1]:80".parse().unwrap(),
         path: "/".into(),
         certificate: None,
+        proxies: Vec::new(),
         decoy: Decoy::NotFound,
     };
     assert_eq!(*listen, expected);
@@ -266,4 +267,33 @@ fn mutilated_files_are_answered_and_never_panic() {
         }
     }
     assert!(bad > 300, "the mutilations hurt: {bad}");
+}
+
+#[test]
+fn proxies_pools_and_breakers_are_read_as_written() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new();
+    bench.file("word", "a word\n", 0o600);
+    let text = filled(&format!(
+        "[[listen]]\nurl = \"ws://[::1]\"\nproxy_from = [\"10.0.0.0/8\", \"192.0.2.1\"]\n{PEER}\
+         [[forward]]\npeer = \"nl\"\nlisten = \"127.0.0.1:1\"\nto = \"[::1]:2\"\nproxy_protocol = \"v2\"\nproxy_from = [\"::1\"]\n\
+         [exit]\nvia = \"socks5://me@[::1]:1080\"\npassword_file = \"word\"\n\
+         [exit_pool]\nsize = 3\ntargets = 4\nidle = \"5s\"\n[breaker]\nfailures = 6\npause = \"7s\"\n[daemon]\nuser = \"gw\"\n"
+    ));
+    let server = bench.server(&text).unwrap();
+    let net = |text: &str, prefix| crate::units::IpNet { addr: text.parse().unwrap(), prefix };
+    assert_eq!(server.listens[0].proxies, [net("10.0.0.0", 8), net("192.0.2.1", 32)]);
+    let forward = &server.peers[0].forwards[0];
+    assert_eq!(
+        (forward.tell, &forward.proxies[..]),
+        (Some(crate::wire::proxy_protocol::Version::V2), &[net("::1", 128)][..])
+    );
+    let via = server.exit.via.unwrap();
+    let (user, word) = via.credentials.clone().unwrap();
+    assert_eq!((via.host.as_str(), via.port, user.as_str(), word.as_str()), ("::1", 1080, "me", "a word"));
+    assert_eq!((server.exit.pool.size, server.exit.pool.targets, server.exit.pool.idle.as_secs()), (3, 4, 5));
+    assert_eq!((server.exit.breaker.failures, server.exit.breaker.pause.as_secs()), (6, 7));
+    assert_eq!(server.process.user.as_deref(), Some("gw"));
+    fs::set_permissions(bench.path("word"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(bench.server(&text).unwrap_err().contains("can be read by others"));
 }
