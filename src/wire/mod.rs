@@ -5,6 +5,7 @@ pub mod code;
 pub mod frame;
 pub mod hello;
 pub mod noise;
+pub mod packet;
 pub mod seal;
 pub mod socks5;
 pub mod target;
