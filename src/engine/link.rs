@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::sched::Drr;
+use crate::sched::balance::Balance;
+use crate::sched::datagrams::Datagrams;
 use crate::session::liveness::{self, Liveness};
+use crate::wire::datagram::Datagram;
+use crate::wire::parts::Assembler;
 
 use super::ESCALATE_AFTER;
 
@@ -21,6 +25,9 @@ pub(super) struct Link {
     pub(super) rank: u8,
     pub(super) live: Liveness,
     pub(super) drr: Drr,
+    pub(super) datagrams: Datagrams<Datagram>,
+    pub(super) balance: Balance,
+    pub(super) assembler: Assembler,
     /// Bulk flows at home here.
     pub(super) bulk: usize,
     pub(super) pongs: VecDeque<(u64, u64)>,
@@ -44,12 +51,22 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(slot: u8, rank: u8, params: liveness::Params, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(
+        slot: u8,
+        rank: u8,
+        params: liveness::Params,
+        datagrams: Datagrams<Datagram>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         Self {
             slot,
             rank,
             live: Liveness::new(params, seed, now),
             drr: Drr::default(),
+            datagrams,
+            balance: Balance::default(),
+            assembler: Assembler::default(),
             bulk: 0,
             pongs: VecDeque::new(),
             awake: false,

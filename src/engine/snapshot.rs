@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::ids::LinkId;
 use crate::session::Totals;
 
-use super::Engine;
+use super::{DatagramTotals, Engine};
 
 /// One link.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub suspects: u64,
     /// Links lost.
     pub link_losses: u64,
+    /// Counters of datagrams, and what waits of them.
+    pub datagrams: DatagramTotals,
 }
 
 pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
@@ -89,5 +91,6 @@ pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
         totals: engine.session.totals(),
         suspects: engine.suspects,
         link_losses: engine.link_losses,
+        datagrams: engine.datagram_totals(),
     }
 }

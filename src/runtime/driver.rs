@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep};
 
+use crate::wire::datagram::Datagram;
+
 use super::clock;
 use super::shell::{SessionEnd, Shell};
 use super::stream::{IncomingStream, SessionRef};
@@ -14,16 +16,31 @@ use super::stream::{IncomingStream, SessionRef};
 /// Drives a session until it ends. `connect` is given every stream that the peer asks this site to connect; it should
 /// start a task and return.
 pub async fn run(shell: Rc<Shell>, connect: impl Fn(IncomingStream)) -> SessionEnd {
-    let mut driver = Driver { timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)), shell };
+    let timer = Box::pin(tokio::time::sleep(std::time::Duration::ZERO));
+    let mut driver = Driver { timer, shell, arrived: Vec::new() };
     poll_fn(|cx| driver.poll(cx, &connect)).await
 }
 
 struct Driver {
     shell: Rc<Shell>,
     timer: Pin<Box<Sleep>>,
+    arrived: Vec<Datagram>,
 }
 
 impl Driver {
+    /// Gives datagrams to whoever takes them, outside of the engine's borrow.
+    fn deliver(&mut self) {
+        if self.arrived.is_empty() {
+            return;
+        }
+        let sink = self.shell.sink.borrow().clone();
+        match sink {
+            Some(sink) => sink.take(&SessionRef::of(&self.shell), &mut self.arrived),
+            None => self.shell.with(|engine, _| engine.refuse_datagrams(self.arrived.len() as u64)),
+        }
+        self.arrived.clear();
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, connect: &impl Fn(IncomingStream)) -> Poll<SessionEnd> {
         loop {
             let now = clock::now();
@@ -41,8 +58,10 @@ impl Driver {
                 }
                 let due = core.engine.poll_timeout().map(|(at, _)| at);
                 core.armed = due;
+                self.arrived.extend(std::iter::from_fn(|| core.engine.poll_datagram()));
                 (std::mem::take(&mut core.incoming), due)
             };
+            self.deliver();
             for (id, target, class) in incoming {
                 connect(SessionRef::of(&self.shell).incoming(id, target, class));
             }

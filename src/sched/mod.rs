@@ -4,6 +4,9 @@
 //! new flows, which is served before the old ones, and spends one quantum there; so a keystroke passes a download
 //! without any class being told. Pure bookkeeping: bytes stay in the session.
 
+pub mod balance;
+pub mod datagrams;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::ids::StreamId;
