@@ -15,11 +15,13 @@ use tokio::task::spawn_local;
 use crate::config;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
-use crate::listeners::SessionSlot;
+use crate::listeners::tun::Port;
+use crate::listeners::{self, SessionSlot};
 use crate::runtime::driver;
-use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
+use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
+use crate::site::Packets;
 use crate::site::edges::{self, Served};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
@@ -57,6 +59,8 @@ pub(super) struct Site {
     pub(super) quic: quic::Endpoint,
     pub(super) listeners: RefCell<Vec<Served>>,
     pub(super) reporter: Reporter,
+    pub(super) packets: RefCell<Option<Packets>>,
+    port: RefCell<Option<Rc<Port>>>,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
 }
 
@@ -111,6 +115,8 @@ impl Site {
             quic: quic::Endpoint::new(quic::Params::default()),
             listeners: RefCell::default(),
             reporter: Reporter::default(),
+            packets: RefCell::default(),
+            port: RefCell::default(),
             dials: RefCell::default(),
         });
         site.drive(first);
@@ -119,6 +125,20 @@ impl Site {
 
     pub(super) fn slot(&self) -> &SessionSlot {
         &self.slot
+    }
+
+    /// Starts packet mode, for this session and those that follow.
+    pub(super) fn carry_packets(&self, mut packets: Packets) -> anyhow::Result<()> {
+        if let Some(end) = packets.end(0)
+            && let Some(port) = Port::new(&end.plane, end.number).map(Rc::new)
+        {
+            spawn_local(listeners::tun::forward(end.inbox, self.slot.clone(), port.counters()));
+            self.shell().set_packet_sink(Rc::clone(&port) as Rc<dyn PacketSink>);
+            *self.port.borrow_mut() = Some(port);
+        }
+        packets.serve()?;
+        *self.packets.borrow_mut() = Some(packets);
+        Ok(())
     }
 
     pub(super) fn set_listeners(&self, listeners: Vec<Served>) {
@@ -149,6 +169,9 @@ impl Site {
 
     fn renew(self: &Rc<Self>) -> Rc<Shell> {
         let shell = new_shell(&self.config);
+        if let Some(port) = &*self.port.borrow() {
+            shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
+        }
         *self.current.borrow_mut() = Rc::clone(&shell);
         self.slot.set(SessionRef::of(&shell));
         self.drive(Rc::clone(&shell));

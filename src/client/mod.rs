@@ -20,7 +20,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin;
 use crate::config;
-use crate::site::Edges;
+use crate::site::{Edges, Packets};
 
 use join::Site;
 
@@ -77,7 +77,18 @@ impl Client {
     /// What keeps the client from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let socket = self.config.admin.socket.clone();
+        let packets = match &self.config.tun {
+            Some(tun) => {
+                // Whatever is routed to the server may come from it.
+                let peers = [("server".to_owned(), tun.networks())];
+                Some(Packets::open(tun, &peers, self.config.performance.packet_workers).await?)
+            }
+            None => None,
+        };
         let handle = self.start()?;
+        if let Some(packets) = packets {
+            handle.site.carry_packets(packets)?;
+        }
         let status = match &socket {
             Some(path) => {
                 let handle = handle.clone();

@@ -9,9 +9,11 @@ use crate::config::occupied::Occupied;
 use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
+use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
 use crate::units::ByteSize;
+use crate::wire::packet::prefix::Prefix;
 
 /// A site that accepts links.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub struct Server {
     pub listens: Vec<Listen>,
     /// Sites that may come, at least one.
     pub peers: Vec<Peer>,
+    /// Packet mode.
+    pub tun: Option<Tun>,
     /// Limits.
     pub performance: Performance,
     /// Threads that drive sessions, 1 to 256. Default: the number of cores.
@@ -49,6 +53,8 @@ pub struct Peer {
     pub psk: Option<Psk>,
     /// What it may dial from here. Nothing by default.
     pub allow: AllowList,
+    /// Addresses that it is sent packets for, and may send from.
+    pub tun: Vec<Prefix>,
     /// Streams of its session, 1 to 1,000,000. Default: [`Performance::max_streams`].
     pub max_streams: u32,
     /// Listeners here; this peer dials.
@@ -97,6 +103,8 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     if let Some((socks5, index)) = socks5.flatten() {
         peers[index].socks5 = Some(socks5);
     }
+    let tun = tun::read(root);
+    tun::check_peers(root, root.has("tun"));
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
@@ -104,7 +112,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let seal = root.table("seal", SealMode::read);
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal })
+    Some(Server { site: site?, listens, peers, tun, performance, workers, liveness, handshake, admin, log, seal })
 }
 
 /// Threads beyond any machine this has been thought about for.
@@ -119,9 +127,19 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
     let public_key = keyfile::public(entry, "public_key", own);
     let psk = keyfile::from_file(entry, "psk_file", "none", Psk::from_base64);
     let allow = allow::list(entry, "allow");
+    let tun = tun::peer(entry);
     let streams = Shape::optional("integer", "performance.max_streams", format!("1 to {STREAMS_MAX}"));
     let max_streams = entry.integer_as("max_streams", streams, 1..=STREAMS_MAX).unwrap_or(max_streams);
-    Some(Peer { name: name?, public_key: public_key?, psk, allow, max_streams, forwards: Vec::new(), socks5: None })
+    Some(Peer {
+        name: name?,
+        public_key: public_key?,
+        psk,
+        allow,
+        tun,
+        max_streams,
+        forwards: Vec::new(),
+        socks5: None,
+    })
 }
 
 /// Which of the peers the key `peer` names. A peer with faults of its own is among the names only; that is no second fault.

@@ -96,11 +96,7 @@ impl Journal {
     ///
     /// # Errors
     /// The journal could not be written, and nothing was changed; or what `make` says, and what it had changed is undone.
-    pub fn make<E: From<JournalError>>(
-        &self,
-        change: Change,
-        make: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Made, E> {
+    pub fn make<E: From<JournalError>>(&self, change: Change, make: impl FnOnce() -> Result<(), E>) -> Result<Made, E> {
         let mut inner = self.lock();
         let id = inner.next;
         inner.next += 1;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::Status;
 use crate::config;
 use crate::ids::SessionId;
-use crate::site::Edges;
+use crate::site::{Edges, Packets};
 use crate::transport::auth::{Admission, Admitted, KnownPeer, Offer};
 use crate::wire::hello::{Refusal, RefusalCode};
 use crate::wire::noise::{Psk, PublicKey};
@@ -40,7 +40,11 @@ pub(super) struct Hub {
 
 impl Hub {
     /// Starts the workers and gives each its peers and their listeners.
-    pub(super) fn start(config: &config::Server, edges: Vec<Edges>) -> anyhow::Result<Arc<Self>> {
+    pub(super) fn start(
+        config: &config::Server,
+        edges: Vec<Edges>,
+        mut packets: Option<&mut Packets>,
+    ) -> anyhow::Result<Arc<Self>> {
         let count = config.workers.clamp(1, config.peers.len().max(1));
         let (workers, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
         let peers = config
@@ -55,7 +59,8 @@ impl Hub {
         let hub = Arc::new(Self { peers, workers, sessions: Mutex::default(), draining: AtomicBool::new(false) });
         let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for (index, (peer, edges)) in config.peers.iter().zip(edges).enumerate() {
-            shares[index % count].push((index, peer.clone(), edges));
+            let end = packets.as_mut().and_then(|packets| packets.end(index));
+            shares[index % count].push((index, peer.clone(), edges, end));
         }
         for (number, (inbox, share)) in inboxes.into_iter().zip(shares).enumerate() {
             let share = worker::Share {

@@ -21,7 +21,7 @@ use tokio::task::LocalSet;
 use crate::admin::{self, Status};
 use crate::config;
 use crate::runtime::clock;
-use crate::site::Edges;
+use crate::site::{Edges, Packets};
 
 use accept::{Acceptor, Bound};
 use hub::Hub;
@@ -71,18 +71,31 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { config, bound, edges } = self;
         let started = clock::now();
-        let hub = Hub::start(&config, edges)?;
+        let mut packets = match &config.tun {
+            Some(tun) => {
+                let peers: Vec<_> = config.peers.iter().map(|peer| (peer.name.clone(), peer.tun.clone())).collect();
+                Some(Packets::open(tun, &peers, config.performance.packet_workers).await?)
+            }
+            None => None,
+        };
+        let hub = Hub::start(&config, edges, packets.as_mut())?;
+        if let Some(packets) = &mut packets {
+            packets.serve()?;
+        }
+        let packets = Rc::new(packets);
         let acceptor = Rc::new(Acceptor::new(&config, Arc::clone(&hub))?);
         let accepting: Vec<_> = bound.into_iter().map(|bound| acceptor.serve(bound)).collect();
         let status = match &config.admin.socket {
             Some(path) => {
                 let (hub, name) = (Arc::clone(&hub), config.site.name.clone());
+                let packets = Rc::clone(&packets);
                 let provider: admin::Provider = Rc::new(move || {
-                    let (hub, name) = (Arc::clone(&hub), name.clone());
+                    let (hub, name, packets) = (Arc::clone(&hub), name.clone(), Rc::clone(&packets));
                     Box::pin(async move {
                         let uptime = clock::now().saturating_duration_since(started);
                         let mut status = Status::head(&name, "server", uptime);
                         hub.fill_status(&mut status).await;
+                        status.tun = packets.as_ref().as_ref().map(Packets::status);
                         status.sum()
                     })
                 });

@@ -14,10 +14,12 @@ use crate::admin::status::{ListenerStatus, SessionStatus};
 use crate::config;
 use crate::engine::Engine;
 use crate::ids::{SessionId, Side};
-use crate::listeners::SessionSlot;
-use crate::runtime::shell::{LinkMeta, Shell};
+use crate::listeners::tun::Port;
+use crate::listeners::{self, SessionSlot};
+use crate::runtime::shell::{LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
+use crate::site::PeerEnd;
 use crate::site::edges::{self, Edges, Served};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
@@ -47,10 +49,10 @@ pub(super) struct Part {
     pub(super) listeners: Vec<ListenerStatus>,
 }
 
-/// Peers of one worker, with their numbers and listeners.
+/// Peers of one worker, with their numbers, their listeners, and their ends of packet mode.
 #[derive(Debug)]
 pub(super) struct Share {
-    pub(super) peers: Vec<(usize, config::Peer, Edges)>,
+    pub(super) peers: Vec<(usize, config::Peer, Edges, Option<PeerEnd>)>,
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
 }
@@ -85,6 +87,7 @@ struct PeerState {
     slot: SessionSlot,
     served: Vec<Served>,
     accepting: Vec<AbortHandle>,
+    port: Option<Rc<Port>>,
     sessions: RefCell<BTreeMap<SessionId, Rc<Shell>>>,
 }
 
@@ -101,10 +104,15 @@ struct Worker {
 impl Worker {
     fn new(share: Share, hub: Arc<Hub>, foreign: bool) -> anyhow::Result<Self> {
         let mut peers = BTreeMap::new();
-        for (index, config, edges) in share.peers {
+        for (index, config, edges, end) in share.peers {
             let slot = SessionSlot::default();
             let (served, accepting) = edges.serve(&slot)?;
-            let state = PeerState { config, slot, served, accepting, sessions: RefCell::default() };
+            let port = end.and_then(|end| {
+                let port = Rc::new(Port::new(&end.plane, end.number)?);
+                spawn_local(listeners::tun::forward(end.inbox, slot.clone(), port.counters()));
+                Some(port)
+            });
+            let state = PeerState { config, slot, served, accepting, port, sessions: RefCell::default() };
             peers.insert(index, Rc::new(state));
         }
         Ok(Self {
@@ -181,6 +189,9 @@ impl Worker {
         let engine = Engine::new(Side::Server, params, random::seed(), clock::now());
         let shell = Shell::new(admitted.session, peer.config.name.clone(), engine);
         shell.grant(admitted.windows.stream, admitted.windows.session);
+        if let Some(port) = &peer.port {
+            shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
+        }
         tracing::info!(session = %admitted.session, peer = peer.config.name, "session begins");
         peer.sessions.borrow_mut().insert(admitted.session, Rc::clone(&shell));
         peer.slot.set(SessionRef::of(&shell));

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::{Params, TunError, netlink, probe};
@@ -96,8 +98,13 @@ impl Device {
         let queues = queues.into_iter().map(queue).collect::<io::Result<Vec<_>>>().map_err(failed)?;
         netlink::set_up(index, params).await?;
         queues[0].probe();
-        tracing::info!(interface = params.name, mtu = params.mtu, queues = queues.len(), offload = queues[0].offload(),
-            "TUN device is up");
+        tracing::info!(
+            interface = params.name,
+            mtu = params.mtu,
+            queues = queues.len(),
+            offload = queues[0].offload(),
+            "TUN device is up"
+        );
         Ok(queues)
     }
 
@@ -127,11 +134,23 @@ impl Device {
         self.vnet && self.takes.of(transport).is_some_and(|takes| takes.load(Ordering::Relaxed))
     }
 
+    /// Lets a task wait for packets. To be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// The runtime does not take it.
+    #[expect(unsafe_code, reason = "AsyncFd wants a promise about the descriptor")]
+    pub fn watch(self: &Arc<Self>) -> io::Result<AsyncFd<Arc<Self>>> {
+        // SAFETY: the descriptor is owned by `queue`, which is never replaced and closed only when the last clone of this
+        // Arc is dropped; the AsyncFd holds one.
+        let watched = unsafe { AsyncFd::register_with_interest(Arc::clone(self), Interest::READABLE) };
+        watched.map_err(io::Error::from)
+    }
+
     /// Reads a packet into `buffer`, which is replaced when the packet keeps it. `None` when no packet waits.
     ///
     /// # Errors
     /// The device is gone. What is not a packet is [`Bad`], and lost.
-    pub fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Result<Packet, Bad>>> {
+    pub fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Result<(Packet, Header), Bad>>> {
         buffer.clear();
         buffer.reserve(VNET + PACKET_MAX);
         match rustix::io::read(&self.queue.as_fd(), spare_capacity(buffer)) {
@@ -178,7 +197,9 @@ impl Device {
     fn write_whole(&self, unit: &Unit, header: &Header) -> io::Result<()> {
         if unit.partial && !self.vnet {
             // Not a super-packet, as the device has no offload: one buffer.
-            let Some((head, payload)) = unit.payloads.first().and_then(|bytes| bytes.split_at_checked(header.payload.into())) else {
+            let Some((head, payload)) =
+                unit.payloads.first().and_then(|bytes| bytes.split_at_checked(header.payload.into()))
+            else {
                 return Err(io::ErrorKind::InvalidInput.into());
             };
             return self.write_completed(head, payload, header);
@@ -263,7 +284,8 @@ impl std::fmt::Debug for Device {
 /// The device, with offload if it is wanted and there is any.
 fn make(params: &Params) -> Result<(SyncDevice, bool), TunError> {
     let build = |offload| {
-        let builder = DeviceBuilder::new().name(&params.name).offload(offload).multi_queue(params.queues > 1).enable(false);
+        let builder =
+            DeviceBuilder::new().name(&params.name).offload(offload).multi_queue(params.queues > 1).enable(false);
         builder.build_sync()
     };
     let failed = |error: io::Error| match error.raw_os_error() {
@@ -283,7 +305,7 @@ fn make(params: &Params) -> Result<(SyncDevice, bool), TunError> {
 }
 
 /// What the kernel says of a packet that it hands out.
-fn describe(bytes: Bytes, vnet: &[u8; VNET]) -> Result<Packet, Bad> {
+fn describe(bytes: Bytes, vnet: &[u8; VNET]) -> Result<(Packet, Header), Bad> {
     let number = |at: usize| u16::from_ne_bytes([vnet[at], vnet[at + 1]]);
     let segment = if vnet[1] & !GSO_ECN == GSO_NONE { 0 } else { number(4) };
     let mut packet = Packet { bytes, segment, partial: vnet[0] & NEEDS_CSUM != 0 };
@@ -296,12 +318,12 @@ fn describe(bytes: Bytes, vnet: &[u8; VNET]) -> Result<Packet, Bad> {
             _ if segment == 0 => {
                 packet.bytes = completed(&packet.bytes, start.into(), offset.into()).ok_or(Bad::Offload)?;
                 packet.partial = false;
-                return packet.header().map(|_| packet);
+                return packet.header().map(|header| (packet, header));
             }
             _ => return Err(Bad::Offload),
         }
     }
-    header.map(|_| packet)
+    header.map(|header| (packet, header))
 }
 
 /// Completes the checksum at `offset` behind `start`, which covers everything from `start` on.
@@ -348,7 +370,7 @@ mod tests {
             ] {
                 let header = packet.header().unwrap();
                 let vnet = vnet(&header, packet.segment, packet.partial);
-                assert_eq!(describe(packet.bytes.clone(), &vnet), Ok(packet));
+                assert_eq!(describe(packet.bytes.clone(), &vnet), Ok((packet, header)));
             }
         }
     }
@@ -366,7 +388,7 @@ mod tests {
         vnet[0] = NEEDS_CSUM;
         vnet[6..8].copy_from_slice(&60u16.to_ne_bytes());
         vnet[8..10].copy_from_slice(&6u16.to_ne_bytes());
-        let described = describe(inner.clone().into(), &vnet).unwrap();
+        let (described, _) = describe(inner.clone().into(), &vnet).unwrap();
         assert_eq!((&described.bytes[40..], described.partial), (&whole[..], false));
         vnet[8..10].copy_from_slice(&9_000u16.to_ne_bytes());
         assert_eq!(describe(inner.into(), &vnet), Err(Bad::Offload));

@@ -47,7 +47,9 @@ pub enum TunError {
     )]
     Permission(String),
     /// The kernel has no TUN devices.
-    #[error("[tun] needs /dev/net/tun, which this system does not have (kernel module tun; in a container: pass the device)")]
+    #[error(
+        "[tun] needs /dev/net/tun, which this system does not have (kernel module tun; in a container: pass the device)"
+    )]
     NoDriver,
     /// The name is taken.
     #[error("the interface {0} exists already; choose another `tun.name`, or remove it (ip link delete {0})")]

@@ -23,9 +23,14 @@ impl Masquerade {
         let script = script(&name, device, networks);
         let change = Change::NftTable { family: nft::Family::Inet, name };
         let made = journal.make(change, || nft::run(&script).map_err(TunError::from))?;
-        for (path, family) in [("/proc/sys/net/ipv4/ip_forward", "IPv4"), ("/proc/sys/net/ipv6/conf/all/forwarding", "IPv6")] {
+        for (path, family) in
+            [("/proc/sys/net/ipv4/ip_forward", "IPv4"), ("/proc/sys/net/ipv6/conf/all/forwarding", "IPv6")]
+        {
             if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
-                tracing::warn!(setting = path, "{family} packets are not forwarded by this host: tun.masquerade has no effect on them");
+                tracing::warn!(
+                    setting = path,
+                    "{family} packets are not forwarded by this host: tun.masquerade has no effect on them"
+                );
             }
         }
         Ok(Self { _made: made })
@@ -35,7 +40,8 @@ impl Masquerade {
 /// The table is made anew: one that is there was left by a process that is gone. The device that a packet came in by is
 /// not known to this hook on older kernels, its source is.
 fn script(table: &str, device: &str, networks: &[Prefix]) -> String {
-    let mut script = format!("add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\nchain postrouting {{\n");
+    let mut script =
+        format!("add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\nchain postrouting {{\n");
     script.push_str("type nat hook postrouting priority srcnat; policy accept;\n");
     for network in networks {
         let family = if network.address().is_ipv4() { "ip" } else { "ip6" };

@@ -25,7 +25,12 @@ pub(super) async fn set_up(index: u32, params: &Params) -> Result<(), TunError> 
 async fn set(handle: &Handle, index: u32, params: &Params) -> Result<(), TunError> {
     let name = &params.name;
     let link = LinkUnspec::new_with_index(index).mtu(params.mtu.into()).up().build();
-    handle.link().set(link).execute().await.map_err(failed(|| format!("set {name} up with an MTU of {}", params.mtu)))?;
+    handle
+        .link()
+        .set(link)
+        .execute()
+        .await
+        .map_err(failed(|| format!("set {name} up with an MTU of {}", params.mtu)))?;
     for (address, network) in &params.addresses {
         let request = handle.address().add(index, *address, network.bits());
         request.execute().await.map_err(failed(|| format!("give {name} the address {address}/{}", network.bits())))?;

@@ -449,6 +449,7 @@ fn put_sentence(out: &mut Vec<u8>, text: &str) {
 mod tests {
     use super::*;
     use crate::ids::FlowId;
+    use crate::wire::packet::Packet;
 
     fn samples() -> Vec<Frame> {
         let s = StreamId(5);
@@ -489,6 +490,11 @@ mod tests {
                 bytes: Bytes::new(),
             }),
             Frame::Datagram(Datagram::Flow { flow: FlowId(3), code: Code::NotAllowed }),
+            Frame::Datagram(Datagram::Packet {
+                flow: 0,
+                packet: Packet { bytes: Bytes::from_static(b"packet"), segment: 1_348, partial: true },
+            }),
+            Frame::Datagram(Datagram::Packet { flow: 0, packet: Packet::plain(Bytes::from_static(b"packet")) }),
             Frame::Part(Part { id: 9, total: 3_000, offset: 1_100, bytes: Bytes::from_static(b"piece") }),
         ]
     }

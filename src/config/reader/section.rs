@@ -157,6 +157,14 @@ impl<'a> Section<'a> {
         values.filter_map(|value| Some((value.get_ref().as_str()?, value.span()))).collect()
     }
 
+    /// The strings in the arrays that the entries of the array of tables `key` have for `inner`.
+    pub(in crate::config) fn items_of(&self, key: &str, inner: &str) -> Vec<(&'a str, Range<usize>)> {
+        let entries = self.raw(key).and_then(|raw| raw.get_ref().as_array());
+        let tables = entries.into_iter().flat_map(|array| array.iter()).filter_map(|item| item.get_ref().as_table());
+        let arrays = tables.filter_map(|table| table.get(inner)).filter_map(|value| value.get_ref().as_array());
+        arrays.flat_map(|array| array.iter()).filter_map(|item| Some((item.get_ref().as_str()?, item.span()))).collect()
+    }
+
     /// Complains about entries of the array of tables `key` that share the string `inner` with an earlier one.
     pub(in crate::config) fn unique(&self, key: &str, inner: &str) {
         let mut seen = BTreeMap::new();

@@ -172,7 +172,8 @@ mod tests {
         for v6 in [false, true] {
             let whole = samples::super_udp(v6, &body, 1_200);
             let cut = pieces(&whole, 1);
-            let lengths: Vec<usize> = cut.iter().map(|p| p.bytes.len() - usize::from(p.header().unwrap().payload)).collect();
+            let lengths: Vec<usize> =
+                cut.iter().map(|p| p.bytes.len() - usize::from(p.header().unwrap().payload)).collect();
             assert_eq!(lengths, [1_200, 1_200, 600]);
             cut.iter().for_each(|piece| drop(completed(piece)));
         }

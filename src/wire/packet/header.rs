@@ -226,7 +226,8 @@ mod tests {
         assert_ne!(esp(1), esp(2));
         let gre = |key: u32| flow(&Make::default().ip(false, 47, &[&[0x20, 0, 8, 0][..], &key.to_be_bytes()].concat()));
         assert_ne!(gre(1), gre(2));
-        let echo = |id: u16| flow(&Make::default().ip(false, 1, &[&[8, 0, 1, 1][..], &id.to_be_bytes(), &[0, 1]].concat()));
+        let echo =
+            |id: u16| flow(&Make::default().ip(false, 1, &[&[8, 0, 1, 1][..], &id.to_be_bytes(), &[0, 1]].concat()));
         assert_ne!(echo(1), echo(2));
         assert!(flow(&a) < 1 << 62);
     }

@@ -100,7 +100,8 @@ impl Unit {
         self.partial = packet.partial;
         self.flow = flow;
         self.len = packet.bytes.len() - usize::from(header.payload);
-        self.open = can_join(&packet, header) && (packet.segment == 0 || self.len.is_multiple_of(packet.segment.into()));
+        self.open =
+            can_join(&packet, header) && (packet.segment == 0 || self.len.is_multiple_of(packet.segment.into()));
         self.next_seq = 0;
         if self.open && header.transport == Transport::Tcp {
             self.next_seq = seq(&packet.bytes, header).wrapping_add(self.len as u32);
@@ -196,11 +197,7 @@ fn same_head(first: &[u8], other: &[u8], header: &Header) -> bool {
     let start = usize::from(header.start);
     let split = usize::from(header.payload);
     let same = |from: usize, to: usize| first.get(from..to) == other.get(from..to);
-    let ip = if header.is_v6() {
-        same(0, 4) && same(6, 40)
-    } else {
-        same(0, 2) && same(6, 10) && same(12, 20)
-    };
+    let ip = if header.is_v6() { same(0, 4) && same(6, 40) } else { same(0, 2) && same(6, 10) && same(12, 20) };
     ip && same(start, start + 4)
         && (header.transport == Transport::Udp
             || (same(start + 8, start + 13) && same(start + 14, start + 16) && same(start + 18, split)))
@@ -240,7 +237,8 @@ mod tests {
     fn a_super_packet_that_was_cut_is_rebuilt_as_it_was() {
         let body: Vec<u8> = (0..20_500u32).map(|n| n as u8).collect();
         for v6 in [false, true] {
-            for whole in [samples::super_tcp(v6, u32::MAX - 3_000, &body, 1_388), samples::super_udp(v6, &body, 1_200)] {
+            for whole in [samples::super_tcp(v6, u32::MAX - 3_000, &body, 1_388), samples::super_udp(v6, &body, 1_200)]
+            {
                 for per in [1, 3] {
                     assert_eq!(joined(pieces(&whole, per)), [whole.clone()], "v6 {v6}, {per} at once");
                 }

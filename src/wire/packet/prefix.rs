@@ -161,7 +161,9 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert!(prefix("0.0.0.0/0").contains(ip("8.8.8.8")) && !prefix("0.0.0.0/0").contains(ip("::1")));
         assert!(!prefix("::/0").contains(ip("8.8.8.8")));
-        assert!(prefix("10.0.0.0/8").covers(&prefix("10.1.0.0/16")) && !prefix("10.1.0.0/16").covers(&prefix("10.0.0.0/8")));
+        assert!(
+            prefix("10.0.0.0/8").covers(&prefix("10.1.0.0/16")) && !prefix("10.1.0.0/16").covers(&prefix("10.0.0.0/8"))
+        );
     }
 
     #[test]
