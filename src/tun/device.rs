@@ -77,7 +77,7 @@ impl Device {
     /// # Errors
     /// Nothing is left behind.
     pub async fn open(params: &Params) -> Result<Vec<Self>, TunError> {
-        if Path::new("/sys/class/net").join(&params.name).exists() {
+        if exists(&params.name) {
             return Err(TunError::Exists(params.name.clone()));
         }
         if !Path::new("/dev/net/tun").exists() {
@@ -279,6 +279,12 @@ impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Device").field("name", &self.name).field("offload", &self.offload()).finish_non_exhaustive()
     }
+}
+
+/// Whether there is an interface of this name; the kernel would attach to some of them instead of making one.
+fn exists(name: &str) -> bool {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    socket(AddressFamily::INET, SocketType::DGRAM, None).is_ok_and(|any| netdevice::name_to_index(any, name).is_ok())
 }
 
 /// The device, with offload if it is wanted and there is any.

@@ -8,5 +8,6 @@ mod features;
 mod harness;
 mod hostile;
 mod operation;
+mod packets;
 mod ssh;
 mod transports;

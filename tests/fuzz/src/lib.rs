@@ -13,6 +13,8 @@ pub mod frame;
 pub mod handshake;
 #[path = "../fuzz_targets/hello.rs"]
 pub mod hello;
+#[path = "../fuzz_targets/packet.rs"]
+pub mod packet;
 #[path = "../fuzz_targets/parts.rs"]
 pub mod parts;
 #[path = "../fuzz_targets/seal.rs"]
@@ -35,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("frame", frame::run),
     ("handshake", handshake::run),
     ("hello", hello::run),
+    ("packet", packet::run),
     ("parts", parts::run),
     ("seal", seal::run),
     ("socks5", socks5::run),
