@@ -146,7 +146,7 @@ const OWNER_EVERY: Nanos = SECOND / 2;
 pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), EmulatorError> {
     sys::catch_termination();
     sys::raise_priority(config.realtime);
-    let control = Control::bind(&config.control)
+    let mut control = Control::bind(&config.control)
         .map_err(|error| EmulatorError::Control { path: config.control.clone(), error })?;
     let started = sys::monotonic();
     let mut kernel = match config.backend {
@@ -177,12 +177,12 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), EmulatorError> {
     }
     let mut emulator = Emulator { links, kernel, started, late: Histogram::default(), wakes: 0, quit: false };
     ready();
-    emulator.serve(&control, config.owner.as_ref());
+    emulator.serve(&mut control, config.owner.as_ref());
     Ok(())
 }
 
 impl Emulator {
-    fn serve(&mut self, control: &Control, owner: Option<&Owner>) {
+    fn serve(&mut self, control: &mut Control, owner: Option<&Owner>) {
         let (mut idle, mut control_at, mut owner_at) = (0, 0, 0);
         while !self.quit && !sys::TERMINATED.load(Ordering::Relaxed) {
             let mut work = self.receive();
@@ -224,7 +224,7 @@ impl Emulator {
 
     fn descriptors<'a>(&'a self, control: &'a Control) -> Vec<BorrowedFd<'a>> {
         let ports = self.links.iter().filter_map(|l| l.ports.as_ref()).flatten();
-        ports.map(Port::fd).chain([control.fd()]).collect()
+        ports.map(Port::fd).chain(control.fds()).collect()
     }
 
     /// Takes what waits in the rings into the models; gives the number of frames.

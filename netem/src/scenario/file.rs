@@ -83,7 +83,7 @@ pub enum Condition {
 }
 
 /// What is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     /// Payload up, as a share of what the link carries.
@@ -274,20 +274,6 @@ impl Raw {
 impl CheckFor {
     fn covers(&self, over: Over, on: &str) -> bool {
         self.over.is_none_or(|o| o == over) && self.on.as_ref().is_none_or(|o| o == on)
-    }
-}
-
-impl Default for Check {
-    fn default() -> Self {
-        Self {
-            goodput_up: None,
-            goodput_down: None,
-            witness_p50: None,
-            witness_p99: None,
-            requests: None,
-            resets_allowed: false,
-            memory_mib: None,
-        }
     }
 }
 
