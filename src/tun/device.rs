@@ -153,7 +153,7 @@ impl Device {
     pub fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Result<(Packet, Header), Bad>>> {
         buffer.clear();
         buffer.reserve(VNET + PACKET_MAX);
-        match rustix::io::read(&self.queue.as_fd(), spare_capacity(buffer)) {
+        match rustix::io::read(self.queue.as_fd(), spare_capacity(buffer)) {
             Ok(_) => {}
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
