@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::rates::Rates;
-use crate::engine::{LinkSnapshot, Snapshot};
+use crate::engine::{DatagramTotals, LinkSnapshot, Snapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::runtime::shell::LinkMeta;
 
@@ -90,8 +90,34 @@ pub struct SessionStatus {
     pub bytes_waiting: u64,
     /// Counters from its start.
     pub totals: SessionTotals,
+    /// What happened to datagrams.
+    pub datagrams: DatagramStatus,
     /// Its links, oldest first.
     pub links: Vec<LinkStatus>,
+}
+
+/// Datagrams of a session, from its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatagramStatus {
+    /// Given to links.
+    pub sent: u64,
+    /// Payload of those.
+    pub bytes_sent: u64,
+    /// Arrived.
+    pub received: u64,
+    /// Payload of those.
+    pub bytes_received: u64,
+    /// Given up before they were sent: waited for too long.
+    pub dropped_stale: u64,
+    /// Given up before they were sent: the queue was full.
+    pub dropped_full: u64,
+    /// Arrived, and nobody here took them.
+    pub dropped_arrived: u64,
+    /// Too long for a packet, and one of their parts did not arrive.
+    pub dropped_parts: u64,
+    /// Bytes that wait to be sent at the moment.
+    pub bytes_waiting: u64,
 }
 
 /// Counters of a session, from its start.
@@ -166,7 +192,7 @@ pub struct LinkStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListenerStatus {
-    /// `forward`, `socks5`, `ws` or `quic`.
+    /// `forward`, `udp`, `socks5`, `ws` or `quic`.
     pub kind: String,
     /// Its address.
     pub listen: String,
@@ -182,6 +208,8 @@ pub struct ListenerStatus {
     pub refused: u64,
     /// Of those, ended by a reset from either side.
     pub reset: u64,
+    /// Datagrams given up at the listener.
+    pub datagrams_dropped: u64,
     /// Payload into the tunnel.
     pub bytes_sent: u64,
     /// Payload out of the tunnel.
@@ -290,6 +318,7 @@ impl SessionStatus {
                 suspects: snapshot.suspects,
                 link_losses: snapshot.link_losses,
             },
+            datagrams: DatagramStatus::from(snapshot.datagrams),
             links: snapshot.links.iter().map(|link| LinkStatus::new(link, metas.get(&link.id), rates)).collect(),
         }
     }
@@ -297,6 +326,22 @@ impl SessionStatus {
     /// Whether a link is up.
     pub fn is_connected(&self) -> bool {
         !self.links.is_empty()
+    }
+}
+
+impl From<DatagramTotals> for DatagramStatus {
+    fn from(totals: DatagramTotals) -> Self {
+        Self {
+            sent: totals.sent,
+            bytes_sent: totals.bytes_sent,
+            received: totals.received,
+            bytes_received: totals.bytes_received,
+            dropped_stale: totals.dropped_stale,
+            dropped_full: totals.dropped_full,
+            dropped_arrived: totals.dropped_arrived,
+            dropped_parts: totals.dropped_parts,
+            bytes_waiting: totals.waiting,
+        }
     }
 }
 

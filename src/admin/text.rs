@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
-use crate::admin::status::{DialState, DialStatus, LinkStatus, ListenerStatus, SessionStatus, Status, TunStatus};
+use crate::admin::status::{
+    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, SessionStatus, Status, TunStatus,
+};
 use crate::admin::table::{Align, Table};
 
 /// The text that `ghostwire status` prints; ends with a newline.
@@ -76,6 +78,26 @@ fn session(text: &mut String, session: &SessionStatus) {
         human::bytes(totals.bytes_resumed),
         human::bytes(session.bytes_retained),
         human::bytes(session.bytes_waiting),
+    );
+    datagrams(text, &session.datagrams);
+}
+
+/// Nothing where there were none.
+fn datagrams(text: &mut String, told: &DatagramStatus) {
+    if *told == DatagramStatus::default() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  datagrams {} sent ({}), {} received ({}); dropped: {} late, {} queue full, {} not taken, {} in parts",
+        told.sent,
+        human::bytes(told.bytes_sent),
+        told.received,
+        human::bytes(told.bytes_received),
+        told.dropped_stale,
+        told.dropped_full,
+        told.dropped_arrived,
+        told.dropped_parts,
     );
 }
 

@@ -16,7 +16,7 @@ use crate::config;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
 use crate::listeners::tun::Port;
-use crate::listeners::{self, SessionSlot};
+use crate::listeners::{self, Hub, SessionSlot};
 use crate::runtime::driver;
 use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
@@ -51,6 +51,7 @@ pub(super) struct Site {
     config: Limits,
     current: RefCell<Rc<Shell>>,
     slot: SessionSlot,
+    hub: Rc<Hub>,
     founding: Mutex<()>,
     /// Told to end: no session follows the current one.
     closing: Cell<bool>,
@@ -69,6 +70,7 @@ struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
     dial: crate::connectors::allow::AllowList,
+    udp: config::Udp,
 }
 
 /// Why a connection did not join.
@@ -88,10 +90,12 @@ impl Site {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
             dial: config.dial.clone(),
+            udp: config.udp.clone(),
         };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
         slot.set(SessionRef::of(&first));
+        let hub = edges::hub(Side::Client, &slot, &config.udp);
         let site = Rc::new(Self {
             name: config.site.name.clone(),
             started: clock::now(),
@@ -109,6 +113,7 @@ impl Site {
             config: limits,
             current: RefCell::new(Rc::clone(&first)),
             slot,
+            hub,
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
@@ -141,6 +146,11 @@ impl Site {
         Ok(())
     }
 
+    /// Flows of datagrams that begin here.
+    pub(super) fn hub(&self) -> &Rc<Hub> {
+        &self.hub
+    }
+
     pub(super) fn set_listeners(&self, listeners: Vec<Served>) {
         *self.listeners.borrow_mut() = listeners;
     }
@@ -157,7 +167,9 @@ impl Site {
     /// Drives a session until it ends, and then puts a new one in its place.
     fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
         let site = Rc::clone(self);
-        let connect = edges::connector(self.config.dial.clone());
+        let Limits { dial, udp, .. } = &self.config;
+        let connect = edges::connector(dial);
+        edges::take_datagrams(&shell, Side::Client, &self.hub, dial, udp);
         spawn_local(async move {
             let end = driver::run(Rc::clone(&shell), connect).await;
             tracing::info!(session = %shell.id.get(), ?end, "session ended");

@@ -46,7 +46,7 @@ impl Client {
     /// # Errors
     /// Names the address that could not be bound.
     pub fn bind(config: config::Client) -> anyhow::Result<Self> {
-        let edges = Edges::bind(&config.forwards, config.socks5.as_ref())?;
+        let edges = Edges::bind(&config.forwards, &config.socks5)?;
         Ok(Self { config, edges })
     }
 
@@ -62,7 +62,7 @@ impl Client {
     pub fn start(self) -> anyhow::Result<Handle> {
         let Self { config, edges } = self;
         let site = Site::new(&config)?;
-        let (served, _accepting) = edges.serve(site.slot())?;
+        let (served, _accepting) = edges.serve(site.slot(), site.hub())?;
         site.set_listeners(served);
         for uplink in &config.uplinks {
             spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.retry.clone()));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Retry, SealMode, Site};
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Retry, SealMode, Site, Udp};
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
@@ -25,14 +25,16 @@ pub struct Client {
     pub uplinks: Vec<Uplink>,
     /// Listeners here; the server dials.
     pub forwards: Vec<Forward>,
-    /// A SOCKS5 listener here; the server dials.
-    pub socks5: Option<Socks5>,
+    /// Proxies here; the server dials.
+    pub socks5: Vec<Socks5>,
     /// Packet mode.
     pub tun: Option<Tun>,
     /// What the server may ask this site to dial. Nothing by default.
     pub dial: AllowList,
     /// Limits.
     pub performance: Performance,
+    /// Flows of datagrams.
+    pub udp: Udp,
     /// How links are dialled again.
     pub retry: Retry,
     /// How silence is judged.
@@ -115,10 +117,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     }
     root.unique("uplink", "name");
     let forwards = forward::list(root, &occupied, |_| Some(()));
-    let socks5 = root.optional_table("socks5", |section| forward::socks5(section, &occupied));
+    let socks5 = root.table_or_tables("socks5", |section| forward::socks5(section, &occupied));
     let tun = tun::read(root);
     let dial = root.table("dial", |section| allow::list(section, "allow"));
     let performance = root.table("performance", |s| Performance::read(s, 5_000, ByteSize::from_mib(128)));
+    let udp = root.table("udp", Udp::read);
     let retry = root.table("retry", Retry::read);
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
@@ -131,10 +134,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         server: server?,
         uplinks,
         forwards: forwards.into_iter().map(|((), forward)| forward).collect(),
-        socks5: socks5.flatten(),
+        socks5,
         tun,
         dial,
         performance,
+        udp,
         retry,
         liveness,
         handshake,

@@ -39,11 +39,11 @@ use crate::config::shape::Key;
 pub use crate::config::addr::Host;
 pub use crate::config::client::{Client, PoolSize, ServerIdentity, Uplink};
 pub use crate::config::common::{
-    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Retry, SealMode, Site, journal_dir,
+    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Retry, SealMode, Site, Udp, journal_dir,
     journal_dirs, socket_dirs,
 };
 pub use crate::config::endpoint::{Endpoint, Verify};
-pub use crate::config::forward::{Forward, Socks5};
+pub use crate::config::forward::{Forward, Protocols, Socks5};
 pub use crate::config::listen::{Certificate, Decoy, Listen};
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site};
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, Udp};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
@@ -30,6 +30,8 @@ pub struct Server {
     pub performance: Performance,
     /// Threads that drive sessions, 1 to 256. Default: the number of cores.
     pub workers: usize,
+    /// Flows of datagrams.
+    pub udp: Udp,
     /// How silence is judged.
     pub liveness: Liveness,
     /// Deadline of strangers.
@@ -59,8 +61,8 @@ pub struct Peer {
     pub max_streams: u32,
     /// Listeners here; this peer dials.
     pub forwards: Vec<Forward>,
-    /// A SOCKS5 listener here; this peer dials.
-    pub socks5: Option<Socks5>,
+    /// Proxies here; this peer dials.
+    pub socks5: Vec<Socks5>,
 }
 
 /// What a server says about keys that belong elsewhere.
@@ -96,15 +98,16 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     for (index, forward) in forward::list(root, &occupied, |entry| peer_index(entry, &peers, &names)) {
         peers[index].forwards.push(forward);
     }
-    let socks5 = root.optional_table("socks5", |section| {
+    let socks5 = root.table_or_tables("socks5", |section| {
         let index = peer_index(section, &peers, &names);
         forward::socks5(section, &occupied).zip(index)
     });
-    if let Some((socks5, index)) = socks5.flatten() {
-        peers[index].socks5 = Some(socks5);
+    for (socks5, index) in socks5 {
+        peers[index].socks5.push(socks5);
     }
     let tun = tun::read(root);
     tun::check_peers(root, root.has("tun"));
+    let udp = root.table("udp", Udp::read);
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
@@ -112,7 +115,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let seal = root.table("seal", SealMode::read);
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, tun, performance, workers, liveness, handshake, admin, log, seal })
+    Some(Server { site: site?, listens, peers, tun, performance, workers, udp, liveness, handshake, admin, log, seal })
 }
 
 /// Threads beyond any machine this has been thought about for.
@@ -138,7 +141,7 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
         tun,
         max_streams,
         forwards: Vec::new(),
-        socks5: None,
+        socks5: Vec::new(),
     })
 }
 

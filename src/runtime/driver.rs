@@ -18,7 +18,10 @@ use super::stream::{IncomingStream, SessionRef};
 pub async fn run(shell: Rc<Shell>, connect: impl Fn(IncomingStream)) -> SessionEnd {
     let timer = Box::pin(tokio::time::sleep(std::time::Duration::ZERO));
     let mut driver = Driver { timer, shell, arrived: Vec::new() };
-    poll_fn(|cx| driver.poll(cx, &connect)).await
+    let end = poll_fn(|cx| driver.poll(cx, &connect)).await;
+    // It may hold the session, and nothing arrives any more.
+    driver.shell.sink.take();
+    end
 }
 
 struct Driver {

@@ -67,6 +67,7 @@ impl Hub {
                 peers: share,
                 performance: config.performance.clone(),
                 liveness: config.liveness.clone(),
+                udp: config.udp.clone(),
             };
             worker::start(number, share, inbox, Arc::clone(&hub))?;
         }

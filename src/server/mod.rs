@@ -49,7 +49,7 @@ impl Server {
         let edges = config
             .peers
             .iter()
-            .map(|peer| Edges::bind(&peer.forwards, peer.socks5.as_ref()))
+            .map(|peer| Edges::bind(&peer.forwards, &peer.socks5))
             .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Self { config, bound, edges })
     }

@@ -15,7 +15,7 @@ use crate::config;
 use crate::engine::Engine;
 use crate::ids::{SessionId, Side};
 use crate::listeners::tun::Port;
-use crate::listeners::{self, SessionSlot};
+use crate::listeners::{self, Hub, SessionSlot};
 use crate::runtime::shell::{LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
@@ -26,8 +26,6 @@ use crate::site::report::{self, Reporter};
 use crate::transport;
 use crate::transport::auth::Admitted;
 use crate::wire::code::Code;
-
-use super::hub::Hub;
 
 /// How often shutdown looks whether all streams have ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
@@ -55,10 +53,16 @@ pub(super) struct Share {
     pub(super) peers: Vec<(usize, config::Peer, Edges, Option<PeerEnd>)>,
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
+    pub(super) udp: config::Udp,
 }
 
 /// Starts a worker: number 0 on the calling thread, the others on their own.
-pub(super) fn start(number: usize, share: Share, inbox: mpsc::Receiver<Command>, hub: Arc<Hub>) -> anyhow::Result<()> {
+pub(super) fn start(
+    number: usize,
+    share: Share,
+    inbox: mpsc::Receiver<Command>,
+    hub: Arc<super::hub::Hub>,
+) -> anyhow::Result<()> {
     if number == 0 {
         let worker = Worker::new(share, hub, false)?;
         spawn_local(worker.run(inbox));
@@ -85,6 +89,7 @@ pub(super) fn start(number: usize, share: Share, inbox: mpsc::Receiver<Command>,
 struct PeerState {
     config: config::Peer,
     slot: SessionSlot,
+    hub: Rc<Hub>,
     served: Vec<Served>,
     accepting: Vec<AbortHandle>,
     port: Option<Rc<Port>>,
@@ -95,30 +100,33 @@ struct Worker {
     peers: BTreeMap<usize, Rc<PeerState>>,
     performance: config::Performance,
     liveness: config::Liveness,
-    hub: Arc<Hub>,
+    udp: config::Udp,
+    hub: Arc<super::hub::Hub>,
     reporter: Rc<Reporter>,
     /// Links come from another thread's runtime.
     foreign: bool,
 }
 
 impl Worker {
-    fn new(share: Share, hub: Arc<Hub>, foreign: bool) -> anyhow::Result<Self> {
+    fn new(share: Share, hub: Arc<super::hub::Hub>, foreign: bool) -> anyhow::Result<Self> {
         let mut peers = BTreeMap::new();
         for (index, config, edges, end) in share.peers {
             let slot = SessionSlot::default();
-            let (served, accepting) = edges.serve(&slot)?;
+            let flows = edges::hub(Side::Server, &slot, &share.udp);
+            let (served, accepting) = edges.serve(&slot, &flows)?;
             let port = end.and_then(|end| {
                 let port = Rc::new(Port::new(&end.plane, end.number)?);
                 spawn_local(listeners::tun::forward(end.inbox, slot.clone(), port.counters()));
                 Some(port)
             });
-            let state = PeerState { config, slot, served, accepting, port, sessions: RefCell::default() };
+            let state = PeerState { config, slot, hub: flows, served, accepting, port, sessions: RefCell::default() };
             peers.insert(index, Rc::new(state));
         }
         Ok(Self {
             peers,
             performance: share.performance,
             liveness: share.liveness,
+            udp: share.udp,
             hub,
             reporter: Rc::default(),
             foreign,
@@ -195,7 +203,8 @@ impl Worker {
         tracing::info!(session = %admitted.session, peer = peer.config.name, "session begins");
         peer.sessions.borrow_mut().insert(admitted.session, Rc::clone(&shell));
         peer.slot.set(SessionRef::of(&shell));
-        let connect = edges::connector(peer.config.allow.clone());
+        let connect = edges::connector(&peer.config.allow);
+        edges::take_datagrams(&shell, Side::Server, &peer.hub, &peer.config.allow, &self.udp);
         let (peer, hub, driven) = (Rc::clone(peer), Arc::clone(&self.hub), Rc::clone(&shell));
         spawn_local(async move {
             let end = driver::run(Rc::clone(&driven), connect).await;

@@ -5,6 +5,7 @@ pub mod code;
 pub mod datagram;
 pub mod frame;
 pub mod hello;
+pub mod http_proxy;
 pub mod noise;
 pub mod packet;
 pub mod parts;

@@ -3,6 +3,7 @@
 //! As with fragments of IP, a datagram of which one part is lost is lost. The parts wait in memory that they brought
 //! themselves; nothing is allocated for what is only claimed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -102,9 +103,8 @@ impl Assembler {
             return Some(part.bytes);
         }
         let (id, len) = (part.id, part.bytes.len());
-        if !self.open.contains_key(&id) {
-            let whole = Whole { total: part.total, since: now, have: 0, pieces: BTreeMap::new() };
-            self.open.insert(id, whole);
+        if let Entry::Vacant(place) = self.open.entry(id) {
+            place.insert(Whole { total: part.total, since: now, have: 0, pieces: BTreeMap::new() });
             self.order.push_back((id, now));
             if self.order.len() > 4 * OPEN_MAX {
                 let open = &self.open;

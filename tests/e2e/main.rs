@@ -9,5 +9,7 @@ mod harness;
 mod hostile;
 mod operation;
 mod packets;
+mod proxies;
 mod ssh;
 mod transports;
+mod udp;

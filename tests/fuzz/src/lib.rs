@@ -13,6 +13,8 @@ pub mod frame;
 pub mod handshake;
 #[path = "../fuzz_targets/hello.rs"]
 pub mod hello;
+#[path = "../fuzz_targets/http_proxy.rs"]
+pub mod http_proxy;
 #[path = "../fuzz_targets/packet.rs"]
 pub mod packet;
 #[path = "../fuzz_targets/parts.rs"]
@@ -37,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     ("frame", frame::run),
     ("handshake", handshake::run),
     ("hello", hello::run),
+    ("http_proxy", http_proxy::run),
     ("packet", packet::run),
     ("parts", parts::run),
     ("seal", seal::run),
