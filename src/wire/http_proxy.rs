@@ -114,7 +114,7 @@ fn rewritten(method: &str, host: &str, path: &str, fields: &[httparse::Header<'_
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
     for field in fields {
         let is = |other: &&str| field.name.eq_ignore_ascii_case(other);
-        if DROPPED.iter().any(|other| is(other)) || named.iter().any(is) {
+        if DROPPED.iter().chain(&named).any(is) {
             continue;
         }
         head.extend_from_slice(field.name.as_bytes());

@@ -96,6 +96,12 @@ impl<'a> Section<'a> {
         self.subsection(key, read)
     }
 
+    /// Reads the section `key` if it is there.
+    pub(in crate::config) fn optional_table<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> Option<T> {
+        self.know(key, || Shape::optional("section", "none", ""));
+        self.has(key).then(|| self.subsection(key, read))
+    }
+
     /// Reads some keys of the section `key`, of which it may have others.
     pub(in crate::config) fn glance<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> T {
         read(&self.open(key))
