@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
+use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
     DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, SessionStatus, Status, TunStatus,
 };
@@ -40,6 +41,21 @@ pub fn render(status: &Status) -> String {
     if !status.dials.is_empty() {
         text.push('\n');
         text.push_str(&dials(&status.dials));
+    }
+    text
+}
+
+/// What `ghostwire reload` prints; ends with a newline.
+pub fn reloaded(reloaded: &Reloaded) -> String {
+    let mut text = String::new();
+    for change in &reloaded.applied {
+        let _ = writeln!(text, "changed: {}", clean(change));
+    }
+    for key in &reloaded.restart {
+        let _ = writeln!(text, "needs a restart: {}", clean(key));
+    }
+    if text.is_empty() {
+        text.push_str("nothing has changed\n");
     }
     text
 }

@@ -15,9 +15,10 @@ use crate::units::{Bitrate, ByteSize, Share};
 
 /// Handlers whose failures tell what they were called with.
 const HANDLERS: Handlers = Handlers {
-    server: |server| bail!("server {}", server.site.name),
-    client: |client| bail!("client {}", client.site.name),
+    server: |server, _| bail!("server {}", server.site.name),
+    client: |client, _| bail!("client {}", client.site.name),
     status: |status| bail!("status {} {}", status.socket.display(), status.json),
+    reload: |socket| bail!("reload {}", socket.display()),
     demo: |demo| if demo.stay { bail!("{demo:?}") } else { Ok(()) },
 };
 

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_local;
 
 use crate::config;
+use crate::connectors::AllowList;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
 use crate::listeners::tun::Port;
@@ -22,7 +23,7 @@ use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
 use crate::site::Packets;
-use crate::site::edges::{self, Served};
+use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
@@ -48,7 +49,8 @@ pub(super) struct Site {
     identity: ClientIdentity,
     seal: SealWish,
     handshake: Duration,
-    config: Limits,
+    limits: RefCell<Limits>,
+    dialling: Dialling,
     current: RefCell<Rc<Shell>>,
     slot: SessionSlot,
     hub: Rc<Hub>,
@@ -58,7 +60,7 @@ pub(super) struct Site {
     /// No stream is left to carry to its end.
     over: Cell<bool>,
     pub(super) quic: quic::Endpoint,
-    pub(super) listeners: RefCell<Vec<Served>>,
+    pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
     pub(super) packets: RefCell<Option<Packets>>,
     port: RefCell<Option<Rc<Port>>>,
@@ -69,7 +71,6 @@ pub(super) struct Site {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
-    dial: crate::connectors::allow::AllowList,
     udp: config::Udp,
 }
 
@@ -89,7 +90,6 @@ impl Site {
         let limits = Limits {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
-            dial: config.dial.clone(),
             udp: config.udp.clone(),
         };
         let first = new_shell(&limits);
@@ -110,7 +110,7 @@ impl Site {
                 config::SealMode::Always => SealWish::Always,
             },
             handshake: config.handshake.timeout,
-            config: limits,
+            limits: RefCell::new(limits),
             current: RefCell::new(Rc::clone(&first)),
             slot,
             hub,
@@ -118,7 +118,8 @@ impl Site {
             closing: Cell::new(false),
             over: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
-            listeners: RefCell::default(),
+            serving: RefCell::default(),
+            dialling: Dialling::new(config.dial.clone(), &config.udp),
             reporter: Reporter::default(),
             packets: RefCell::default(),
             port: RefCell::default(),
@@ -128,8 +129,9 @@ impl Site {
         Ok(site)
     }
 
-    pub(super) fn slot(&self) -> &SessionSlot {
-        &self.slot
+    /// Serves these listeners in place of those before; connections that were accepted are not touched.
+    pub(super) fn serve(&self, edges: Edges) -> anyhow::Result<()> {
+        self.serving.borrow_mut().replace(edges, &self.slot, &self.hub)
     }
 
     /// Starts packet mode, for this session and those that follow.
@@ -146,13 +148,15 @@ impl Site {
         Ok(())
     }
 
-    /// Flows of datagrams that begin here.
-    pub(super) fn hub(&self) -> &Rc<Hub> {
-        &self.hub
+    /// What the server may ask this site to dial from here on; streams that are connected stay.
+    pub(super) fn set_dial(&self, allow: AllowList) {
+        self.dialling.replace(allow);
     }
 
-    pub(super) fn set_listeners(&self, listeners: Vec<Served>) {
-        *self.listeners.borrow_mut() = listeners;
+    /// Streams at a time, from here on.
+    pub(super) fn set_max_streams(&self, max: u32) {
+        self.limits.borrow_mut().performance.max_streams = max;
+        self.shell().set_max_streams(max as usize);
     }
 
     /// Whether the client is on its way out with nothing left to carry: no link is dialled any more.
@@ -167,11 +171,10 @@ impl Site {
     /// Drives a session until it ends, and then puts a new one in its place.
     fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
         let site = Rc::clone(self);
-        let Limits { dial, udp, .. } = &self.config;
-        let connect = edges::connector(dial);
-        edges::take_datagrams(&shell, Side::Client, &self.hub, dial, udp);
+        let dialling = self.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Client, &self.hub);
         spawn_local(async move {
-            let end = driver::run(Rc::clone(&shell), connect).await;
+            let end = driver::run(Rc::clone(&shell), |incoming| dialling.connect(incoming)).await;
             tracing::info!(session = %shell.id.get(), ?end, "session ended");
             if Rc::ptr_eq(&shell, &site.shell()) && !site.closing.get() {
                 site.renew();
@@ -180,7 +183,7 @@ impl Site {
     }
 
     fn renew(self: &Rc<Self>) -> Rc<Shell> {
-        let shell = new_shell(&self.config);
+        let shell = new_shell(&self.limits.borrow());
         if let Some(port) = &*self.port.borrow() {
             shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
         }
@@ -206,7 +209,7 @@ impl Site {
         let ask = Ask {
             seal: self.seal,
             timeout: self.handshake,
-            ..Ask::new(asked, uplink, params::windows(&self.config.performance))
+            ..Ask::new(asked, uplink, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
@@ -250,6 +253,7 @@ impl Site {
     /// Lets streams end for at most `patience`, then ends the session.
     pub(super) async fn shutdown(&self, patience: Duration) {
         self.closing.set(true);
+        self.serving.borrow().stop();
         let shell = self.shell();
         shell.drain();
         let ended = async {

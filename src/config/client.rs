@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Retry, SealMode, Site, Udp};
+use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
@@ -47,6 +48,8 @@ pub struct Client {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How the process behaves.
+    pub process: Process,
 }
 
 /// By what a server is known.
@@ -128,6 +131,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     Some(Client {
         site: site?,
@@ -145,6 +149,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         admin,
         log,
         seal,
+        process,
     })
 }
 

@@ -54,7 +54,7 @@ impl Protocols {
 }
 
 /// A proxy listener: SOCKS5 (RFC 1928) and HTTP. Names are resolved at the other site.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Socks5 {
     /// Where this site listens. Port 0 lets the system choose.
     pub listen: SocketAddr,

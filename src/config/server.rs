@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, Udp};
+use crate::config::daemon::Process;
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
@@ -42,6 +43,8 @@ pub struct Server {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How the process behaves.
+    pub process: Process,
 }
 
 /// A site that may come, and what it may do.
@@ -113,9 +116,24 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, tun, performance, workers, udp, liveness, handshake, admin, log, seal })
+    Some(Server {
+        site: site?,
+        listens,
+        peers,
+        tun,
+        performance,
+        workers,
+        udp,
+        liveness,
+        handshake,
+        admin,
+        log,
+        seal,
+        process,
+    })
 }
 
 /// Threads beyond any machine this has been thought about for.

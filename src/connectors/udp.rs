@@ -47,7 +47,8 @@ const ROUNDS: usize = 8;
 pub struct Dialler<N = System> {
     me: Weak<Self>,
     net: N,
-    allow: AllowList,
+    /// Changed while flows go on: those that are open stay open.
+    allow: Rc<RefCell<AllowList>>,
     params: FlowParams,
     counters: Arc<Counters>,
     inside: RefCell<Inside>,
@@ -95,14 +96,14 @@ struct Association {
 
 impl Dialler {
     /// One that uses the system's resolver.
-    pub fn new(allow: AllowList, params: FlowParams, counters: Arc<Counters>) -> Rc<Self> {
+    pub fn new(allow: Rc<RefCell<AllowList>>, params: FlowParams, counters: Arc<Counters>) -> Rc<Self> {
         Self::with_net(System::default(), allow, params, counters)
     }
 }
 
 impl<N: Net + 'static> Dialler<N> {
     /// One with a resolver of the caller's.
-    pub fn with_net(net: N, allow: AllowList, params: FlowParams, counters: Arc<Counters>) -> Rc<Self> {
+    pub fn with_net(net: N, allow: Rc<RefCell<AllowList>>, params: FlowParams, counters: Arc<Counters>) -> Rc<Self> {
         Rc::new_cyclic(|me| Self { me: me.clone(), net, allow, params, counters, inside: RefCell::default() })
     }
 
@@ -183,7 +184,8 @@ impl<N: Net + 'static> Dialler<N> {
             inside.associations.entry(association).or_default().flows += 1;
             inside.flows.insert(id, Flow { association, class, state });
         };
-        match (self.allow.verdict(&target), &target) {
+        let verdict = self.allow.borrow().verdict(&target);
+        match (verdict, &target) {
             (Verdict::Refused, _) => {
                 debug!(%target, "datagrams not allowed");
                 insert(State::Refused(Code::NotAllowed, now + REFUSED));
@@ -218,7 +220,7 @@ impl<N: Net + 'static> Dialler<N> {
             Err(_) => return Err(Code::TimedOut),
         };
         let first = found.first().ok_or(Code::NameUnknown)?;
-        let permitted = |addr: &&SocketAddr| verdict == Verdict::Permitted || self.allow.permits_addr(**addr);
+        let permitted = |addr: &&SocketAddr| verdict == Verdict::Permitted || self.allow.borrow().permits_addr(**addr);
         // The resolver's order is its preference (RFC 6724); the first family that has a route wins.
         let usable = found.iter().filter(permitted).find(|addr| has_route(dialled(**addr)));
         match usable {

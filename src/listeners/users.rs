@@ -11,7 +11,7 @@ use crate::wire::socks5::Credentials;
 const PART_MAX: usize = 255;
 
 /// Users of one listener. Without any, everybody who reaches it may use it.
-#[derive(Clone, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Users(Vec<(Vec<u8>, Zeroizing<Vec<u8>>)>);
 
 impl Users {

@@ -237,6 +237,11 @@ impl Shell {
         self.with(|engine, _| engine.session().set_peer_windows(stream, session));
     }
 
+    /// Takes at most `max` streams at once in each direction from here on; those that live stay.
+    pub fn set_max_streams(&self, max: usize) {
+        self.with(|engine, _| engine.session().set_max_streams(max));
+    }
+
     /// Whether a link is up.
     pub fn is_connected(&self) -> bool {
         self.core.borrow().engine.link_count() > 0

@@ -1,6 +1,7 @@
 //! The local edges of a site: listeners whose connections and datagrams the other site dials, and the dialling of what
 //! the other site asks for.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,17 +21,16 @@ use crate::runtime::stream::{IncomingStream, SessionRef};
 use crate::wire::datagram::Datagram;
 use crate::wire::frame::Class;
 
+use super::sockets::Gathering;
+
 /// Connections that the kernel holds for us: a browser, or two thousand clients at once, must not be turned away
 /// because we were busy for a moment.
 const BACKLOG: i32 = 4096;
-/// Tries to find a port that is free for connections and for datagrams.
-const BOTH_TRIES: usize = 16;
 
 /// Bound listeners, not yet served.
 #[derive(Debug)]
 pub struct Edges {
-    forwards: Vec<Bound>,
-    socks5: Vec<(TcpListener, Socks5)>,
+    entries: Vec<(Bound, Rule)>,
 }
 
 #[derive(Debug)]
@@ -38,7 +38,13 @@ struct Bound {
     listen: SocketAddr,
     tcp: Option<TcpListener>,
     udp: Option<UdpSocket>,
-    forward: Forward,
+}
+
+/// What is done with the connections and datagrams of a listener.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Rule {
+    Forward(Forward),
+    Socks5(Socks5),
 }
 
 /// A listener that is served.
@@ -54,90 +60,132 @@ pub struct Served {
     pub counters: Arc<Counters>,
 }
 
+/// The listeners that are served for one session slot.
+#[derive(Debug, Default)]
+pub struct Serving {
+    entries: Vec<Entry>,
+    sweeper: Option<AbortHandle>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    listen: SocketAddr,
+    rule: Rule,
+    served: Vec<Served>,
+    tasks: Vec<AbortHandle>,
+}
+
 impl Edges {
-    /// Binds all of them.
+    /// Gathers the sockets of all of them.
     ///
     /// # Errors
     /// Names the address that cannot be bound.
-    pub fn bind(forwards: &[Forward], socks5: &[Socks5]) -> anyhow::Result<Self> {
-        let forwards = forwards.iter().map(bind_forward).collect::<anyhow::Result<Vec<_>>>()?;
-        let socks5 = socks5.iter().map(|s| Ok((bind(s.listen)?, s.clone()))).collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Self { forwards, socks5 })
+    pub fn bind(forwards: &[Forward], socks5: &[Socks5], sockets: &mut Gathering<'_>) -> anyhow::Result<Self> {
+        let mut entries = Vec::new();
+        for forward in forwards {
+            entries.push((bind_forward(forward, sockets)?, Rule::Forward(forward.clone())));
+        }
+        for proxy in socks5 {
+            let tcp = sockets.tcp(proxy.listen)?;
+            let bound = Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: None };
+            entries.push((bound, Rule::Socks5(proxy.clone())));
+        }
+        Ok(Self { entries })
     }
 
     /// Where they listen: forwards in their order, then proxies.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let proxies = self.socks5.iter().filter_map(|(listener, _)| listener.local_addr().ok());
-        self.forwards.iter().map(|bound| bound.listen).chain(proxies).collect()
+        self.entries.iter().map(|(bound, _)| bound.listen).collect()
     }
+}
 
-    /// Serves them on this thread with whatever session is in `slot`, and datagrams through `hub`.
+impl Serving {
+    /// Serves `edges` on this thread with whatever session is in `slot`, and datagrams through `hub`, in place of what
+    /// was served. A listener that is there already, with the same rule, is left alone; one with another rule gets the
+    /// new one for its next connection. Connections that were accepted are not touched.
     ///
     /// # Errors
     /// The runtime does not take a listener.
-    pub fn serve(self, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow::Result<(Vec<Served>, Vec<AbortHandle>)> {
-        let mut served = Vec::new();
-        let mut tasks = vec![spawn_local(Rc::clone(hub).sweep()).abort_handle()];
-        for Bound { listen, tcp, udp, forward } in self.forwards {
+    pub fn replace(&mut self, edges: Edges, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow::Result<()> {
+        self.sweeper.get_or_insert_with(|| spawn_local(Rc::clone(hub).sweep()).abort_handle());
+        let mut old = std::mem::take(&mut self.entries);
+        for (bound, rule) in edges.entries {
+            let known = old.iter().position(|entry| entry.listen == bound.listen && entry.rule == rule);
+            let entry = match known {
+                Some(index) => old.swap_remove(index),
+                None => start(bound, rule, slot, hub)?,
+            };
+            self.entries.push(entry);
+        }
+        old.iter().flat_map(|entry| &entry.tasks).for_each(AbortHandle::abort);
+        Ok(())
+    }
+
+    /// What is served, with its counters.
+    pub fn served(&self) -> impl Iterator<Item = &Served> {
+        self.entries.iter().flat_map(|entry| &entry.served)
+    }
+
+    /// Accepts nothing more.
+    pub fn stop(&self) {
+        self.entries.iter().flat_map(|entry| &entry.tasks).for_each(AbortHandle::abort);
+    }
+}
+
+fn start(bound: Bound, rule: Rule, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow::Result<Entry> {
+    let Bound { listen, tcp, udp } = bound;
+    let (mut served, mut tasks) = (Vec::new(), Vec::new());
+    match &rule {
+        Rule::Forward(forward) => {
             let target = Some(forward.to.to_string());
-            let rule = listeners::tcp::Forward { target: forward.to, class: forward.class };
+            let carried = listeners::tcp::Forward { target: forward.to.clone(), class: forward.class };
             if let Some(listener) = tcp {
                 let counters = Arc::new(Counters::default());
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                let serving = listeners::tcp::serve(listener, rule.clone(), slot.clone(), Arc::clone(&counters));
+                let serving = listeners::tcp::serve(listener, carried.clone(), slot.clone(), Arc::clone(&counters));
                 tasks.push(spawn_local(serving).abort_handle());
                 served.push(Served { kind: "forward", listen, target: target.clone(), counters });
             }
             if let Some(socket) = udp {
                 let counters = Arc::new(Counters::default());
                 let port = UdpPort::new(socket)?;
-                let serving = listeners::udp::forward::serve(port, rule, Rc::clone(hub), Arc::clone(&counters));
+                let serving = listeners::udp::forward::serve(port, carried, Rc::clone(hub), Arc::clone(&counters));
                 tasks.push(spawn_local(serving).abort_handle());
                 served.push(Served { kind: "udp", listen, target, counters });
             }
         }
-        for (listener, socks5) in self.socks5 {
-            let listen = listener.local_addr()?;
-            let counters = Arc::new(Counters::default());
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let proxy = Proxy {
-                class: Class::BestEffort,
-                limits: Limits::default(),
-                users: socks5.users,
-                hub: Some(Rc::clone(hub)),
-            };
-            let serving = listeners::socks5::serve(listener, proxy, slot.clone(), Arc::clone(&counters));
-            tasks.push(spawn_local(serving).abort_handle());
-            served.push(Served { kind: "socks5", listen, target: None, counters });
+        Rule::Socks5(socks5) => {
+            if let Some(listener) = tcp {
+                let counters = Arc::new(Counters::default());
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let proxy = Proxy {
+                    class: Class::BestEffort,
+                    limits: Limits::default(),
+                    users: socks5.users.clone(),
+                    hub: Some(Rc::clone(hub)),
+                };
+                let serving = listeners::socks5::serve(listener, proxy, slot.clone(), Arc::clone(&counters));
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "socks5", listen, target: None, counters });
+            }
         }
-        Ok((served, tasks))
     }
+    Ok(Entry { listen, rule, served, tasks })
 }
 
-fn bind_forward(forward: &Forward) -> anyhow::Result<Bound> {
-    let forward = forward.clone();
+fn bind_forward(forward: &Forward, sockets: &mut Gathering<'_>) -> anyhow::Result<Bound> {
     match forward.protocols {
         Protocols::Tcp => {
-            let tcp = bind(forward.listen)?;
-            Ok(Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: None, forward })
+            let tcp = sockets.tcp(forward.listen)?;
+            Ok(Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: None })
         }
         Protocols::Udp => {
-            let udp = bind_udp(forward.listen)?;
-            Ok(Bound { listen: udp.local_addr()?, tcp: None, udp: Some(udp), forward })
+            let udp = sockets.udp(forward.listen)?;
+            Ok(Bound { listen: udp.local_addr()?, tcp: None, udp: Some(udp) })
         }
         Protocols::Both => {
-            let mut tries = 0;
-            loop {
-                let tcp = bind(forward.listen)?;
-                let listen = tcp.local_addr()?;
-                tries += 1;
-                match bind_udp(listen) {
-                    Ok(udp) => return Ok(Bound { listen, tcp: Some(tcp), udp: Some(udp), forward }),
-                    // A port that the system chose for one may be taken for the other.
-                    Err(_) if forward.listen.port() == 0 && tries < BOTH_TRIES => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let (tcp, udp) = sockets.both(forward.listen)?;
+            Ok(Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: Some(udp) })
         }
     }
 }
@@ -158,29 +206,66 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address}"))
 }
 
-fn bind_udp(address: SocketAddr) -> anyhow::Result<UdpSocket> {
+/// A socket for the datagrams of a forward.
+pub(super) fn bind_udp(address: SocketAddr) -> anyhow::Result<UdpSocket> {
     udp::bind(address).with_context(|| format!("cannot listen on {address} (UDP)"))
 }
 
-/// What to do with streams that the other site asks this one to connect.
-pub fn connector(allow: &AllowList) -> impl Fn(IncomingStream) + use<> {
-    let counters = Arc::new(connectors::Counters::default());
-    let connector = Rc::new(Connector::new(allow.only(allow::Protocol::Tcp), DialParams::default(), counters));
-    move |incoming| {
-        spawn_local(Rc::clone(&connector).serve(incoming));
+/// What is done with streams and datagrams that one other site asks this one to connect. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Dialling {
+    connector: Rc<RefCell<Rc<Connector>>>,
+    counters: Arc<connectors::Counters>,
+    /// For datagrams.
+    allow: Rc<RefCell<AllowList>>,
+    flows: FlowParams,
+}
+
+impl Dialling {
+    /// Dials what `allow` permits.
+    pub fn new(allow: AllowList, udp: &Udp) -> Self {
+        let counters = Arc::new(connectors::Counters::default());
+        let datagrams = allow.only(allow::Protocol::Udp);
+        let connector = connector(&allow, &counters);
+        Self {
+            connector: Rc::new(RefCell::new(connector)),
+            counters,
+            allow: Rc::new(RefCell::new(datagrams)),
+            flows: flow_params(udp),
+        }
     }
+
+    /// Dials what `allow` permits from here on; streams and flows that are connected stay.
+    pub fn replace(&self, allow: AllowList) {
+        *self.connector.borrow_mut() = connector(&allow, &self.counters);
+        *self.allow.borrow_mut() = allow.only(allow::Protocol::Udp);
+    }
+
+    /// Connects one stream, in a task of its own.
+    pub fn connect(&self, incoming: IncomingStream) {
+        let connector = Rc::clone(&self.connector.borrow());
+        spawn_local(connector.serve(incoming));
+    }
+
+    /// Has the datagrams of a session taken: answers by `hub`, and what the other site asks for by a dialler of its own.
+    pub fn take_datagrams(&self, shell: &Shell, side: Side, hub: &Rc<Hub>) {
+        let dialler = Dialler::new(Rc::clone(&self.allow), self.flows.clone(), Arc::clone(&self.counters));
+        shell.set_sink(Rc::new(Sink { side, hub: Rc::clone(hub), dialler }));
+    }
+
+    /// What has been asked for.
+    pub fn counters(&self) -> &connectors::Counters {
+        &self.counters
+    }
+}
+
+fn connector(allow: &AllowList, counters: &Arc<connectors::Counters>) -> Rc<Connector> {
+    Rc::new(Connector::new(allow.only(allow::Protocol::Tcp), DialParams::default(), Arc::clone(counters)))
 }
 
 /// The flows that this side begins on the sessions of `slot`.
 pub fn hub(side: Side, slot: &SessionSlot, udp: &Udp) -> Rc<Hub> {
     Hub::new(side, slot.clone(), flow_params(udp))
-}
-
-/// Has the datagrams of a session taken: answers by `hub`, and what the other site asks for by a dialler of its own.
-pub fn take_datagrams(shell: &Shell, side: Side, hub: &Rc<Hub>, allow: &AllowList, udp: &Udp) {
-    let counters = Arc::new(connectors::Counters::default());
-    let dialler = Dialler::new(allow.only(allow::Protocol::Udp), flow_params(udp), counters);
-    shell.set_sink(Rc::new(Sink { side, hub: Rc::clone(hub), dialler }));
 }
 
 fn flow_params(udp: &Udp) -> FlowParams {

@@ -42,38 +42,23 @@ impl Packets {
     ///
     /// # Errors
     /// Nothing is left behind.
-    pub async fn open(tun: &Tun, peers: &[(String, Vec<Prefix>)], workers: usize) -> anyhow::Result<Self> {
-        let env = |name: &str| std::env::var(name).ok();
-        let dir = config::journal_dir(&env);
-        if let Some(dir) = &dir {
-            let done = journal::cleanup(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-            for change in &done.undone {
-                tracing::info!(change, "undone: a site that was killed had left it behind");
-            }
-            for failure in &done.failed {
-                tracing::warn!(failure, "a site that was killed has left something behind");
-            }
-        }
+    pub async fn open(
+        tun: &Tun,
+        peers: &[(String, Vec<Prefix>)],
+        workers: usize,
+        masquerade: Option<Masquerade>,
+    ) -> anyhow::Result<Self> {
         let prefixes: Vec<_> = peers.iter().map(|(_, prefixes)| prefixes.clone()).collect();
         let routes = routes(tun, &prefixes);
         let params = Params {
             name: tun.name.clone(),
             addresses: tun.addresses.clone(),
-            routes: routes.clone(),
+            routes,
             mtu: tun.mtu,
             offload: tun.offload,
             queues: workers.max(1),
         };
         let queues = Device::open(&params).await?;
-        let masquerade = match tun.masquerade {
-            true => {
-                let dir = dir
-                    .context("tun.masquerade needs a directory for its journal: /run/ghostwire, or $XDG_RUNTIME_DIR")?;
-                let networks: Vec<_> = tun.addresses.iter().map(|(_, network)| *network).chain(routes).collect();
-                Some(Masquerade::set(&tun.name, &networks, &Journal::new(dir))?)
-            }
-            false => None,
-        };
         let own = tun.addresses.iter().map(|(address, _)| *address).collect();
         let (plane, inboxes) = Plane::new(queues, own, tun.mtu, &prefixes, random::seed());
         let readers = (0..plane.queues().len()).filter_map(|queue| Reader::new(&plane, queue)).collect();
@@ -135,6 +120,32 @@ impl Packets {
             peers: peers.collect(),
         }
     }
+}
+
+/// Undoes what killed sites have left behind, and makes the firewall rules of a site with packet mode, if it is to have
+/// any. They go with the returned value.
+///
+/// # Errors
+/// Nothing was changed.
+pub fn masquerade(tun: Option<&Tun>, peers: &[(String, Vec<Prefix>)]) -> anyhow::Result<Option<Masquerade>> {
+    let Some(tun) = tun else { return Ok(None) };
+    let dir = config::journal_dir(&|name| std::env::var(name).ok());
+    if let Some(dir) = &dir {
+        let done = journal::cleanup(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        for change in &done.undone {
+            tracing::info!(change, "undone: a site that was killed had left it behind");
+        }
+        for failure in &done.failed {
+            tracing::warn!(failure, "a site that was killed has left something behind");
+        }
+    }
+    if !tun.masquerade {
+        return Ok(None);
+    }
+    let dir = dir.context("tun.masquerade needs a directory for its journal: /run/ghostwire, or $XDG_RUNTIME_DIR")?;
+    let prefixes: Vec<_> = peers.iter().map(|(_, prefixes)| prefixes.clone()).collect();
+    let networks = tun.addresses.iter().map(|(_, network)| *network).chain(routes(tun, &prefixes));
+    Ok(Some(Masquerade::set(&tun.name, &networks.collect::<Vec<_>>(), &Journal::new(dir))?))
 }
 
 /// What is routed through the device besides the networks of its addresses: what the file says, and what peers have.

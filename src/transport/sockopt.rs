@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "getsockopt(TCP_INFO), setsockopt(IP_MTU_DISCOVER) and poll(2): no dependency has a safe call"
+    reason = "getsockopt(TCP_INFO), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has a safe call"
 )]
 
 use std::io;
@@ -213,6 +213,32 @@ pub fn is_writable(socket: BorrowedFd<'_>) -> io::Result<bool> {
         1 => Ok(true),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether an interface is switched on, and whether it is operational (`IFF_UP`, `IFF_RUNNING`; netdevice(7)). In the
+/// network namespace of this thread, which sysfs does not show reliably.
+///
+/// # Errors
+/// There is no such interface (`ENODEV`), or its name is too long for one.
+pub fn interface_state(name: &str) -> io::Result<(bool, bool)> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // SAFETY: `ifreq` is plain data of C, for which all zeroes is a value.
+    let mut ask: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.is_empty() || name.len() >= ask.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in ask.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the pointer describes an `ifreq` that outlives the call, with a name that ends in a zero; this request
+    // reads the name and writes the flags.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut ask) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has written `ifru_flags`; every bit pattern is a valid number.
+    let flags = i32::from(unsafe { ask.ifr_ifru.ifru_flags });
+    Ok((flags & libc::IFF_UP != 0, flags & libc::IFF_RUNNING != 0))
 }
 
 #[cfg(test)]
