@@ -19,6 +19,7 @@ pub mod engine;
 pub mod host;
 
 pub mod transport;
+pub mod tun;
 
 pub mod runtime;
 

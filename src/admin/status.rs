@@ -36,6 +36,8 @@ pub struct Status {
     pub dials: Vec<DialStatus>,
     /// Who may come, on a server.
     pub peers: Vec<PeerStatus>,
+    /// Packet mode, when it is configured.
+    pub tun: Option<TunStatus>,
 }
 
 impl Status {
@@ -294,6 +296,46 @@ pub struct DialStatus {
     pub attempts: u64,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
+}
+
+/// Packet mode. A super-packet counts as one packet.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TunStatus {
+    /// Name of the interface.
+    pub interface: String,
+    /// Bytes of a packet at most.
+    pub mtu: u16,
+    /// Segmentation offload in use: `tcp+udp`, `tcp`, `udp` or `none`.
+    pub offload: String,
+    /// Queues of the device.
+    pub queues: u64,
+    /// Whether packets from peers leave under this host's address.
+    pub masquerade: bool,
+    /// Packets from this host for addresses that no peer has.
+    pub no_route: u64,
+    /// What the device handed out that is no packet.
+    pub malformed: u64,
+    /// The other ends.
+    pub peers: Vec<TunPeerStatus>,
+}
+
+/// Packets of one peer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TunPeerStatus {
+    /// Its name.
+    pub peer: String,
+    /// Given to its session.
+    pub packets_sent: u64,
+    /// The same in bytes.
+    pub bytes_sent: u64,
+    /// Arrived from it, dropped ones included.
+    pub packets_received: u64,
+    /// The same in bytes.
+    pub bytes_received: u64,
+    /// Dropped at this edge, by reason.
+    pub drops: BTreeMap<String, u64>,
 }
 
 impl SessionStatus {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, SessionStatus, Status,
+    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, SessionStatus, Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -29,6 +29,10 @@ pub fn render(status: &Status) -> String {
     for one in &status.sessions {
         text.push('\n');
         session(&mut text, one);
+    }
+    if let Some(packets) = &status.tun {
+        text.push('\n');
+        tun(&mut text, packets);
     }
     if !status.listeners.is_empty() {
         text.push('\n');
@@ -120,6 +124,36 @@ fn datagrams(text: &mut String, told: &DatagramStatus) {
         told.dropped_arrived,
         told.dropped_parts,
     );
+}
+
+fn tun(text: &mut String, tun: &TunStatus) {
+    use Align::{Left, Right};
+    let _ = writeln!(
+        text,
+        "tun {}: MTU {}, offload {}{}{}; {} for nobody, {} malformed",
+        clean(&tun.interface),
+        tun.mtu,
+        clean(&tun.offload),
+        if tun.queues > 1 { format!(", {} queues", tun.queues) } else { String::new() },
+        if tun.masquerade { ", masquerading" } else { "" },
+        tun.no_route,
+        tun.malformed
+    );
+    let mut table = Table::new(&[Left, Right, Right, Right, Right, Left]);
+    table.row(["PEER", "PACKETS OUT", "BYTES", "PACKETS IN", "BYTES", "DROPPED"]);
+    for peer in &tun.peers {
+        let drops: Vec<_> = peer.drops.iter().filter(|(_, count)| **count > 0).collect();
+        let drops: Vec<_> = drops.iter().map(|(why, count)| format!("{count} {}", clean(why))).collect();
+        table.row([
+            clean(&peer.peer),
+            peer.packets_sent.to_string(),
+            human::bytes(peer.bytes_sent),
+            peer.packets_received.to_string(),
+            human::bytes(peer.bytes_received),
+            if drops.is_empty() { "none".to_owned() } else { drops.join(", ") },
+        ]);
+    }
+    text.push_str(&table.render("  "));
 }
 
 fn links(links: &[LinkStatus]) -> String {
@@ -238,8 +272,10 @@ fn count(n: u64, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::admin::status::{Memory, SessionTotals, UplinkStatus};
+    use crate::admin::status::{Memory, SessionTotals, TunPeerStatus, UplinkStatus};
 
     fn example() -> Status {
         let link = LinkStatus {
@@ -301,7 +337,31 @@ mod tests {
                 last_error: Some("refused\x1b[31m".into()),
             }],
             peers: Vec::new(),
+            tun: None,
         }
+    }
+
+    #[test]
+    fn packet_mode_is_told_with_what_was_dropped() {
+        let drops = BTreeMap::from([("spoofed".to_owned(), 3), ("busy".to_owned(), 0)]);
+        let peer =
+            TunPeerStatus { peer: "nl".into(), packets_sent: 7, bytes_sent: 2_048, drops, ..TunPeerStatus::default() };
+        let tun = TunStatus {
+            interface: "gw0".into(),
+            mtu: 1_400,
+            offload: "tcp+udp".into(),
+            queues: 2,
+            masquerade: true,
+            peers: vec![peer],
+            ..TunStatus::default()
+        };
+        let text = render(&Status { tun: Some(tun), ..Status::default() });
+        let lines: Vec<_> = text.lines().skip_while(|line| !line.starts_with("tun")).collect();
+        assert_eq!(lines[0], "tun gw0: MTU 1400, offload tcp+udp, 2 queues, masquerading; 0 for nobody, 0 malformed");
+        assert_eq!(
+            lines[2].split_whitespace().collect::<Vec<_>>(),
+            ["nl", "7", "2.0", "KiB", "0", "0", "B", "3", "spoofed"]
+        );
     }
 
     #[test]

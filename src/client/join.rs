@@ -16,11 +16,13 @@ use crate::config;
 use crate::connectors::AllowList;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
-use crate::listeners::{Hub, SessionSlot};
+use crate::listeners::tun::Port;
+use crate::listeners::{self, Hub, SessionSlot};
 use crate::runtime::driver;
-use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
+use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
+use crate::site::Packets;
 use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
@@ -61,6 +63,8 @@ pub(super) struct Site {
     pub(super) quic: quic::Endpoint,
     pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
+    pub(super) packets: RefCell<Option<Packets>>,
+    port: RefCell<Option<Rc<Port>>>,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
 }
 
@@ -121,6 +125,8 @@ impl Site {
             serving: RefCell::default(),
             dialling: Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp),
             reporter: Reporter::default(),
+            packets: RefCell::default(),
+            port: RefCell::default(),
             dials: RefCell::default(),
         });
         site.drive(first);
@@ -130,6 +136,20 @@ impl Site {
     /// Serves these listeners in place of those before; connections that were accepted are not touched.
     pub(super) fn serve(&self, edges: Edges) -> anyhow::Result<()> {
         self.serving.borrow_mut().replace(edges, &self.slot, &self.hub)
+    }
+
+    /// Starts packet mode, for this session and those that follow.
+    pub(super) fn carry_packets(&self, mut packets: Packets) -> anyhow::Result<()> {
+        if let Some(end) = packets.end(0)
+            && let Some(port) = Port::new(&end.plane, end.number).map(Rc::new)
+        {
+            spawn_local(listeners::tun::forward(end.inbox, self.slot.clone(), port.counters()));
+            self.shell().set_packet_sink(Rc::clone(&port) as Rc<dyn PacketSink>);
+            *self.port.borrow_mut() = Some(port);
+        }
+        packets.serve()?;
+        *self.packets.borrow_mut() = Some(packets);
+        Ok(())
     }
 
     /// What the server may ask this site to dial from here on; streams that are connected stay.
@@ -168,6 +188,9 @@ impl Site {
 
     fn renew(self: &Rc<Self>) -> Rc<Shell> {
         let shell = new_shell(&self.limits.borrow());
+        if let Some(port) = &*self.port.borrow() {
+            shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
+        }
         *self.current.borrow_mut() = Rc::clone(&shell);
         self.slot.set(SessionRef::of(&shell));
         self.drive(Rc::clone(&shell));

@@ -23,7 +23,9 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::admin;
 use crate::admin::protocol::{Answer, Request};
 use crate::config;
-use crate::site::{self, Daemon, Edges, Sockets, notify};
+use crate::site::{self, Daemon, Edges, Packets, Sockets, notify, packets};
+use crate::tun::Masquerade;
+use crate::wire::packet::prefix::Prefix;
 
 use join::Site;
 use reload::Reloader;
@@ -38,6 +40,7 @@ pub struct Client {
     daemon: Option<Daemon>,
     sockets: Sockets,
     edges: Edges,
+    masquerade: Option<Masquerade>,
     status: Option<admin::Socket>,
 }
 
@@ -66,7 +69,9 @@ impl Client {
         let edges = Edges::bind(&config.forwards, &config.socks5, &mut sockets)?;
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;
-        Ok(Self { config, daemon, sockets, edges, status })
+        let peers = config.tun.as_ref().map_or_else(Vec::new, server_as_peer);
+        let masquerade = packets::masquerade(config.tun.as_ref(), &peers)?;
+        Ok(Self { config, daemon, sockets, edges, masquerade, status })
     }
 
     /// Where it listens: forwards in the order of the configuration, then SOCKS5.
@@ -88,8 +93,18 @@ impl Client {
     /// # Errors
     /// What keeps the client from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, daemon, sockets, edges, status } = self;
+        let Self { config, daemon, sockets, edges, masquerade, status } = self;
+        let packets = match &config.tun {
+            Some(tun) => {
+                let workers = config.performance.packet_workers;
+                Some(Packets::open(tun, &server_as_peer(tun), workers, masquerade).await?)
+            }
+            None => None,
+        };
         let handle = start(&config, edges)?;
+        if let Some(packets) = packets {
+            handle.site.carry_packets(packets)?;
+        }
         let up = format!("site {}, {} uplinks", config.site.name, config.uplinks.len());
         let reloader = Rc::new(Reloader::new(config, daemon, sockets, Rc::clone(&handle.site)));
         let status = status.map(|socket| {
@@ -117,6 +132,11 @@ impl Client {
         drop(status);
         Ok(())
     }
+}
+
+/// The server, and what may come from it: whatever is routed to it.
+fn server_as_peer(tun: &config::Tun) -> Vec<(String, Vec<Prefix>)> {
+    vec![("server".to_owned(), tun.networks())]
 }
 
 fn start(config: &config::Client, edges: Edges) -> anyhow::Result<Handle> {

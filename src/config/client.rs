@@ -10,6 +10,7 @@ use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
+use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
 use crate::transport::TransportKind;
@@ -29,6 +30,8 @@ pub struct Client {
     pub forwards: Vec<Forward>,
     /// Proxies here; the server dials.
     pub socks5: Vec<Socks5>,
+    /// Packet mode.
+    pub tun: Option<Tun>,
     /// What the server may ask this site to dial. Nothing by default.
     pub dial: AllowList,
     /// Limits.
@@ -140,6 +143,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     root.unique("uplink", "name");
     let forwards = forward::list(root, &occupied, |_| Some(()));
     let socks5 = root.table_or_tables("socks5", |section| forward::socks5(section, &occupied));
+    let tun = tun::read(root);
     let dial = root.table("dial", |section| allow::list(section, "allow"));
     let performance = root.table("performance", |s| Performance::read(s, 5_000, ByteSize::from_mib(128)));
     let udp = root.table("udp", Udp::read);
@@ -158,6 +162,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         uplinks,
         forwards: forwards.into_iter().map(|((), forward)| forward).collect(),
         socks5,
+        tun,
         dial,
         performance,
         udp,
@@ -211,7 +216,7 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).
-fn interface_name(text: &str) -> Result<String, &'static str> {
+pub(super) fn interface_name(text: &str) -> Result<String, &'static str> {
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if (1..16).contains(&text.len()) && !matches!(text, "." | "..") && !text.contains(bad) {
         Ok(text.to_owned())

@@ -25,6 +25,8 @@ pub struct Performance {
     /// What all queues and buffers of the process may hold, 16 MiB to 1 TiB. Default 256 MiB on a server, 128 MiB on a
     /// client.
     pub memory: ByteSize,
+    /// Threads that read the TUN device, each a queue of its own, 0 to 64. 0, the default: the thread of a session does.
+    pub packet_workers: usize,
 }
 
 /// How long flows of datagrams are kept, and how many.
@@ -176,6 +178,7 @@ impl Performance {
         Self {
             max_streams: section.integer("max_streams", max_streams, 1..=STREAMS_MAX),
             memory: section.quantity("memory", memory, ByteSize::from_mib(16)..=ByteSize::from_gib(1024)),
+            packet_workers: section.integer("packet_workers", 0, 0..=64) as usize,
         }
     }
 }

@@ -25,6 +25,7 @@ mod report;
 mod secret;
 mod server;
 mod shape;
+mod tun;
 mod url;
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub use crate::config::listen::{Certificate, Decoy, Listen};
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;
 pub use crate::config::server::{Peer, Server};
+pub use crate::config::tun::Tun;
 pub use crate::wire::noise::{KeyError, PrivateKey, Psk, PublicKey};
 
 /// A file of either side.

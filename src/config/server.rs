@@ -11,9 +11,11 @@ use crate::config::occupied::Occupied;
 use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
+use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
 use crate::units::{Bitrate, ByteSize, IpNet};
+use crate::wire::packet::prefix::Prefix;
 
 /// A site that accepts links.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct Server {
     pub listens: Vec<Listen>,
     /// Sites that may come, at least one.
     pub peers: Vec<Peer>,
+    /// Packet mode.
+    pub tun: Option<Tun>,
     /// Limits.
     pub performance: Performance,
     /// Threads that drive sessions, 1 to 256. Default: the number of cores.
@@ -61,6 +65,8 @@ pub struct Peer {
     pub psk: Option<Psk>,
     /// What it may dial from here. Nothing by default.
     pub allow: AllowList,
+    /// Addresses that it is sent packets for, and may send from.
+    pub tun: Vec<Prefix>,
     /// Streams of its session, 1 to 1,000,000. Default: [`Performance::max_streams`].
     pub max_streams: u32,
     /// What it is sent at most, over all its uplinks.
@@ -112,6 +118,8 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     for (socks5, index) in socks5 {
         peers[index].socks5.push(socks5);
     }
+    let tun = tun::read(root);
+    tun::check_peers(root, root.has("tun"));
     let udp = root.table("udp", Udp::read);
     let liveness = root.table("liveness", Liveness::read);
     let (handshake, fronts) =
@@ -128,6 +136,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         site: site?,
         listens,
         peers,
+        tun,
         performance,
         workers,
         udp,
@@ -155,6 +164,7 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
     let public_key = keyfile::public(entry, "public_key", own);
     let psk = keyfile::from_file(entry, "psk_file", "none", Psk::from_base64);
     let allow = allow::list(entry, "allow");
+    let tun = tun::peer(entry);
     let streams = Shape::optional("integer", "performance.max_streams", format!("1 to {STREAMS_MAX}"));
     let max_streams = entry.integer_as("max_streams", streams, 1..=STREAMS_MAX).unwrap_or(max_streams);
     Some(Peer {
@@ -162,6 +172,7 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
         public_key: public_key?,
         psk,
         allow,
+        tun,
         max_streams,
         max_rate: common::rate(entry, "max_rate", "no limit"),
         forwards: Vec::new(),

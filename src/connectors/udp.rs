@@ -121,7 +121,7 @@ impl<N: Net + 'static> Dialler<N> {
                 }
                 Datagram::Known { flow, bytes } => payloads.entry(flow).or_default().push(bytes),
                 // What is said of this side's flows is the listeners' to hear.
-                Datagram::Flow { .. } => {}
+                Datagram::Flow { .. } | Datagram::Packet { .. } => {}
             }
         }
         let mut answers = Vec::new();

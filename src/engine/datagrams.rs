@@ -78,7 +78,7 @@ impl Plane {
         let misnumbered = match &datagram {
             Datagram::Named { flow, .. } => flow.opener() == self.side,
             Datagram::Flow { flow, .. } => flow.opener() != self.side,
-            Datagram::Known { .. } => false,
+            Datagram::Known { .. } | Datagram::Packet { .. } => false,
         };
         if misnumbered {
             return Err(Violation::FlowNumber);

@@ -30,8 +30,28 @@ struct Driver {
 }
 
 impl Driver {
+    /// Gives IP packets to whoever takes them.
+    fn deliver_packets(&mut self) {
+        let is_packet = |datagram: &Datagram| matches!(datagram, Datagram::Packet { .. });
+        if !self.arrived.iter().any(is_packet) {
+            return;
+        }
+        let sink = self.shell.packets.borrow().clone();
+        let mut packets =
+            self.arrived.extract_if(.., |datagram| is_packet(datagram)).filter_map(|datagram| match datagram {
+                Datagram::Packet { packet, .. } => Some(packet),
+                _ => None,
+            });
+        let Some(sink) = sink else {
+            let refused = packets.count() as u64;
+            return self.shell.with(|engine, _| engine.refuse_datagrams(refused));
+        };
+        sink.take(&SessionRef::of(&self.shell), &mut packets);
+    }
+
     /// Gives datagrams to whoever takes them, outside of the engine's borrow.
     fn deliver(&mut self) {
+        self.deliver_packets();
         if self.arrived.is_empty() {
             return;
         }

@@ -18,6 +18,7 @@ use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::datagram::Datagram;
 use crate::wire::frame::Class;
+use crate::wire::packet::Packet;
 use crate::wire::target::Target;
 
 use super::clock;
@@ -93,11 +94,18 @@ pub trait DatagramSink: Debug {
     fn take(&self, session: &SessionRef, arrived: &mut Vec<Datagram>);
 }
 
+/// Takes the IP packets of a session, on the thread that drives it.
+pub trait PacketSink: Debug {
+    /// What arrived since the last call. Must not wait.
+    fn take(&self, session: &SessionRef, arrived: &mut dyn Iterator<Item = Packet>);
+}
+
 /// Shared by the tasks of one session.
 #[derive(Debug)]
 pub struct Shell {
     pub(super) core: RefCell<Core>,
     pub(super) sink: RefCell<Option<Rc<dyn DatagramSink>>>,
+    pub(super) packets: RefCell<Option<Rc<dyn PacketSink>>>,
     /// As both sides know it.
     pub id: Cell<SessionId>,
     /// Name of the site at the far end.
@@ -119,6 +127,7 @@ impl Shell {
                 next_link: 0,
             }),
             sink: RefCell::default(),
+            packets: RefCell::default(),
             id: Cell::new(id),
             peer,
         })
@@ -127,6 +136,11 @@ impl Shell {
     /// Who takes the datagrams that arrive from here on.
     pub fn set_sink(&self, sink: Rc<dyn DatagramSink>) {
         *self.sink.borrow_mut() = Some(sink);
+    }
+
+    /// Who takes the IP packets that arrive from here on.
+    pub fn set_packet_sink(&self, sink: Rc<dyn PacketSink>) {
+        *self.packets.borrow_mut() = Some(sink);
     }
 
     /// Adds an authenticated link and starts its tasks. The receiver hears of its end.

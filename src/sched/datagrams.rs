@@ -16,6 +16,8 @@ const QUANTUM: i64 = 1514;
 pub const OVERHEAD: usize = 128;
 /// Datagrams dropped at once from the flow that holds most.
 const DROP_BATCH: usize = 64;
+/// The same in bytes: as many datagrams of a common path. A super-packet is dropped alone.
+const DROP_BATCH_BYTES: usize = 64 * 1024;
 /// Tins, the most urgent first, with their share of a busy link.
 const TINS: [(Class, i64); 4] = [(Class::Interactive, 16), (Class::Video, 8), (Class::BestEffort, 4), (Class::Bulk, 1)];
 
@@ -204,7 +206,7 @@ impl<T> Datagrams<T> {
             let Some(flow) = tin.flows.get_mut(&id) else { return };
             let mut freed = 0;
             for _ in 0..DROP_BATCH {
-                if freed * 2 >= held {
+                if freed * 2 >= held || freed >= DROP_BATCH_BYTES {
                     break;
                 }
                 let Some((_, len, _)) = flow.queue.pop_front() else { break };

@@ -23,7 +23,9 @@ use crate::admin::protocol::{Answer, Request};
 use crate::admin::{self, Status};
 use crate::config;
 use crate::runtime::clock;
-use crate::site::{self, Daemon, Edges, Sockets, notify};
+use crate::site::{self, Daemon, Edges, Packets, Sockets, notify, packets};
+use crate::tun::Masquerade;
+use crate::wire::packet::prefix::Prefix;
 
 use accept::{Acceptor, Bound};
 use hub::Hub;
@@ -40,6 +42,7 @@ pub struct Server {
     sockets: Sockets,
     bound: Vec<Bound>,
     edges: Vec<Edges>,
+    masquerade: Option<Masquerade>,
     status: Option<admin::Socket>,
 }
 
@@ -66,7 +69,8 @@ impl Server {
         let edges = reload::edges(&config.peers, &mut sockets)?;
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;
-        Ok(Self { config, daemon, sockets, bound, edges, status })
+        let masquerade = packets::masquerade(config.tun.as_ref(), &networks(&config))?;
+        Ok(Self { config, daemon, sockets, bound, edges, masquerade, status })
     }
 
     /// Addresses that links may be dialled to, in the order of the configuration.
@@ -93,9 +97,20 @@ impl Server {
     /// # Errors
     /// What keeps the server from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, daemon, sockets, bound, edges, status } = self;
+        let Self { config, daemon, sockets, bound, edges, masquerade, status } = self;
         let started = clock::now();
-        let hub = Hub::start(&config, edges).await?;
+        let mut packets = match &config.tun {
+            Some(tun) => {
+                let workers = config.performance.packet_workers;
+                Some(Packets::open(tun, &networks(&config), workers, masquerade).await?)
+            }
+            None => None,
+        };
+        let hub = Hub::start(&config, edges, packets.as_mut()).await?;
+        if let Some(packets) = &mut packets {
+            packets.serve()?;
+        }
+        let packets = Rc::new(packets);
         let acceptor = Rc::new(Acceptor::new(&config, Arc::clone(&hub))?);
         let certificates = bound.iter().map(Bound::certificates).collect();
         let accepting: Vec<_> = bound.into_iter().map(|bound| acceptor.serve(bound)).collect();
@@ -105,12 +120,18 @@ impl Server {
         let status = status.map(|socket| {
             let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
             let acceptor = Rc::clone(&acceptor);
+            let packets = Rc::clone(&packets);
             socket.serve(Rc::new(move |request| {
                 let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
                 let acceptor = Rc::clone(&acceptor);
+                let packets = Rc::clone(&packets);
                 Box::pin(async move {
                     match request {
-                        Request::Status => Answer::Status(Box::new(told(&hub, &acceptor, &name, started).await)),
+                        Request::Status => {
+                            let mut status = told(&hub, &acceptor, &name, started).await;
+                            status.tun = packets.as_ref().as_ref().map(Packets::status);
+                            Answer::Status(Box::new(status))
+                        }
                         Request::Reload => reloader.reload().await,
                     }
                 })
@@ -135,6 +156,11 @@ impl Server {
         drop(status);
         Ok(())
     }
+}
+
+/// Names of the peers, and the networks behind them.
+fn networks(config: &config::Server) -> Vec<(String, Vec<Prefix>)> {
+    config.peers.iter().map(|peer| (peer.name.clone(), peer.tun.clone())).collect()
 }
 
 async fn told(hub: &Hub, acceptor: &Acceptor, name: &str, started: Instant) -> Status {

@@ -14,11 +14,13 @@ use crate::admin::status::{ListenerStatus, PeerStatus, SessionStatus};
 use crate::config;
 use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
-use crate::listeners::{Hub, SessionSlot};
-use crate::runtime::shell::{LinkMeta, Shell};
+use crate::listeners::tun::Port;
+use crate::listeners::{self, Hub, SessionSlot};
+use crate::runtime::shell::{LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
 use crate::sched::egress::SharedEgress;
+use crate::site::PeerEnd;
 use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
@@ -39,6 +41,7 @@ pub(super) enum Command {
         index: usize,
         config: Box<config::Peer>,
         edges: Edges,
+        end: Option<PeerEnd>,
         done: oneshot::Sender<anyhow::Result<()>>,
     },
     /// A peer that may come no more.
@@ -104,6 +107,7 @@ struct PeerState {
     config: RefCell<config::Peer>,
     slot: SessionSlot,
     hub: Rc<Hub>,
+    port: Option<Rc<Port>>,
     serving: RefCell<Serving>,
     dialling: Dialling,
     sessions: RefCell<BTreeMap<SessionId, Rc<Shell>>>,
@@ -151,9 +155,9 @@ impl Worker {
     /// Does what can be done at once; gives back a shutdown, which cannot.
     fn obey(&self, command: Command) -> Option<(Duration, oneshot::Sender<()>)> {
         match command {
-            Command::Peer { index, config, edges, done } => {
+            Command::Peer { index, config, edges, end, done } => {
                 // Whoever asked may have left.
-                let _left = done.send(self.put(index, *config, edges));
+                let _left = done.send(self.put(index, *config, edges, end));
             }
             Command::Remove { index } => self.remove(index),
             Command::Link { peer, admitted } => self.link(peer, *admitted),
@@ -166,13 +170,19 @@ impl Worker {
         None
     }
 
-    fn put(&self, index: usize, config: config::Peer, edges: Edges) -> anyhow::Result<()> {
+    fn put(&self, index: usize, config: config::Peer, edges: Edges, end: Option<PeerEnd>) -> anyhow::Result<()> {
         let known = self.peers.borrow().get(&index).cloned();
         let Some(peer) = known else {
             let (slot, mut serving) = (SessionSlot::default(), Serving::default());
             let flows = edges::hub(Side::Server, &slot, &self.limits.udp);
             serving.replace(edges, &slot, &flows)?;
+            let port = end.and_then(|end| {
+                let port = Rc::new(Port::new(&end.plane, end.number)?);
+                spawn_local(listeners::tun::forward(end.inbox, slot.clone(), port.counters()));
+                Some(port)
+            });
             let state = PeerState {
+                port,
                 dialling: Dialling::new(config.allow.clone(), self.limits.exit.clone(), &self.limits.udp),
                 config: RefCell::new(config),
                 slot,
@@ -245,6 +255,9 @@ impl Worker {
         let engine = Engine::new(Side::Server, params, random::seed(), clock::now());
         let shell = Shell::new(admitted.session, name.clone(), engine);
         shell.grant(admitted.windows.stream, admitted.windows.session);
+        if let Some(port) = &peer.port {
+            shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
+        }
         tracing::info!(session = %admitted.session, peer = name, "session begins");
         peer.sessions.borrow_mut().insert(admitted.session, Rc::clone(&shell));
         peer.slot.set(SessionRef::of(&shell));

@@ -43,8 +43,11 @@ pub fn become_user(user: &User, keep: &[Capability]) -> anyhow::Result<()> {
     unistd::setresgid(user.gid, user.gid, user.gid).with_context(|| format!("cannot take the group of {name}"))?;
     unistd::setresuid(user.uid, user.uid, user.uid).with_context(|| format!("cannot become {name}"))?;
     caps::set(None, CapSet::Effective, &keep).context("capabilities")?;
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::default()).context("capabilities")?;
+    // Of programs that are started, `nft` alone, to take back the rules that it made.
+    let passed: CapsHashSet = keep.iter().copied().filter(|one| *one == Capability::CAP_NET_ADMIN).collect();
+    caps::set(None, CapSet::Inheritable, &passed).context("capabilities")?;
     caps::set(None, CapSet::Permitted, &keep).context("capabilities")?;
+    caps::set(None, CapSet::Ambient, &passed).context("capabilities")?;
     prctl::set_no_new_privs().context("capabilities")?;
     tracing::info!(user = user.name, uid = user.uid.as_raw(), "privileges dropped");
     Ok(())

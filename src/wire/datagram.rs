@@ -1,4 +1,4 @@
-//! Datagram frames: UDP payloads and what is said about the flows they belong to. All of these may be lost, overtaken or
+//! Datagram frames: UDP payloads and what is said about the flows they belong to, and IP packets. All of these may be lost, overtaken or
 //! come twice, so none of them relies on another: the side that begins a flow names it in every datagram until it knows
 //! that the other side has it, and is told when it is gone.
 
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::ids::FlowId;
 use crate::wire::code::Code;
 use crate::wire::frame::Class;
+use crate::wire::packet::Packet;
 use crate::wire::target::Target;
 use crate::wire::varint;
 
@@ -22,10 +23,14 @@ pub const FRAME_MAX: usize = BODY_MAX + 16;
 const KNOWN: u64 = 0x20;
 const NAMED: u64 = 0x21;
 const FLOW: u64 = 0x22;
+const PACKET: u64 = 0x24;
+
+/// Flag of a packet: its checksum is partial.
+const PARTIAL: u64 = 1;
 
 /// Whether a frame of this kind is a datagram.
 pub(super) fn is_kind(kind: u64) -> bool {
-    (KNOWN..=FLOW).contains(&kind)
+    (KNOWN..=FLOW).contains(&kind) || kind == PACKET
 }
 
 /// One frame that may be lost.
@@ -58,13 +63,21 @@ pub enum Datagram {
         /// What of it.
         code: Code,
     },
+    /// An IP packet, or a super-packet in one piece.
+    Packet {
+        /// Number of the inner flow, for the scheduler of the sender; not on the wire.
+        flow: u64,
+        /// The packet.
+        packet: Packet,
+    },
 }
 
 impl Datagram {
-    /// The flow that it belongs to or speaks of.
+    /// The flow that it belongs to or speaks of. That of a packet is a number of its sender's only.
     pub fn flow(&self) -> FlowId {
         match self {
             Self::Known { flow, .. } | Self::Named { flow, .. } | Self::Flow { flow, .. } => *flow,
+            Self::Packet { flow, .. } => FlowId(*flow),
         }
     }
 
@@ -72,6 +85,7 @@ impl Datagram {
     pub fn payload(&self) -> Bytes {
         match self {
             Self::Known { bytes, .. } | Self::Named { bytes, .. } => bytes.clone(),
+            Self::Packet { packet, .. } => packet.bytes.clone(),
             Self::Flow { .. } => Bytes::new(),
         }
     }
@@ -82,6 +96,7 @@ impl Datagram {
             Self::Known { flow, .. } | Self::Named { flow, .. } => flow.0,
             // Numbers of flows are below 2^62.
             Self::Flow { flow, .. } => flow.0 | 1 << 63,
+            Self::Packet { flow, .. } => flow | 1 << 62,
         }
     }
 
@@ -91,6 +106,9 @@ impl Datagram {
             Self::Known { flow, bytes } => Self::Known { flow, bytes: map(bytes) },
             Self::Named { flow, association, class, target, bytes } => {
                 Self::Named { flow, association, class, target, bytes: map(bytes) }
+            }
+            Self::Packet { flow, packet } => {
+                Self::Packet { flow, packet: Packet { bytes: map(packet.bytes), ..packet } }
             }
             Self::Flow { .. } => self,
         }
@@ -120,12 +138,22 @@ impl Datagram {
                 varint::put(out, flow.0);
                 varint::put(out, code.to_wire());
             }
+            Self::Packet { packet, .. } => put_packet_head(out, packet.bytes.len(), packet.segment, packet.partial),
         }
     }
 
     /// Reads a body, sharing its memory; `None` when it is malformed.
     pub(super) fn parse(kind: u64, mut body: Bytes) -> Option<Self> {
         let mut rest: &[u8] = &body;
+        if kind == PACKET {
+            let flags = varint::take(&mut rest)?;
+            let segment = u16::try_from(varint::take(&mut rest)?).ok()?;
+            let fields = body.len() - rest.len();
+            bytes::Buf::advance(&mut body, fields);
+            let fits = body.len() <= PAYLOAD_MAX;
+            let packet = Packet { bytes: body, segment, partial: flags & PARTIAL != 0 };
+            return fits.then_some(Self::Packet { flow: 0, packet });
+        }
         let flow = FlowId(varint::take(&mut rest)?);
         if kind == FLOW {
             return Some(Self::Flow { flow, code: Code::from_wire(varint::take(&mut rest)?) });
@@ -148,6 +176,30 @@ impl Datagram {
             None => Self::Known { flow, bytes: body },
         })
     }
+}
+
+/// Appends kind, length and fields of a packet's frame; `len` bytes of packet are to follow.
+pub fn put_packet_head(out: &mut Vec<u8>, len: usize, segment: u16, partial: bool) {
+    let segment = u64::from(segment);
+    varint::put(out, PACKET);
+    varint::put(out, (1 + varint::len(segment) + len) as u64);
+    varint::put(out, if partial { PARTIAL } else { 0 });
+    varint::put(out, segment);
+}
+
+/// Bytes of a packet's head at most: kind, length, flags and segment.
+pub const PACKET_HEAD_MAX: usize = 1 + 4 + 1 + 4;
+
+/// The packet whose frame has this head, by [`Datagram::put_head`]; `None` for a frame of another kind.
+pub fn packet_of(head: &[u8], payload: &Bytes) -> Option<Packet> {
+    let mut rest = head;
+    if varint::take(&mut rest)? != PACKET {
+        return None;
+    }
+    let _length = varint::take(&mut rest)?;
+    let flags = varint::take(&mut rest)?;
+    let segment = u16::try_from(varint::take(&mut rest)?).ok()?;
+    Some(Packet { bytes: payload.clone(), segment, partial: flags & PARTIAL != 0 })
 }
 
 #[cfg(test)]

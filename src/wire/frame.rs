@@ -460,6 +460,7 @@ fn put_sentence(out: &mut Vec<u8>, text: &str) {
 mod tests {
     use super::*;
     use crate::ids::FlowId;
+    use crate::wire::packet::Packet;
 
     fn samples() -> Vec<Frame> {
         let s = StreamId(5);
@@ -500,6 +501,11 @@ mod tests {
                 bytes: Bytes::new(),
             }),
             Frame::Datagram(Datagram::Flow { flow: FlowId(3), code: Code::NotAllowed }),
+            Frame::Datagram(Datagram::Packet {
+                flow: 0,
+                packet: Packet { bytes: Bytes::from_static(b"packet"), segment: 1_348, partial: true },
+            }),
+            Frame::Datagram(Datagram::Packet { flow: 0, packet: Packet::plain(Bytes::from_static(b"packet")) }),
             Frame::Part(Part { id: 9, total: 3_000, offset: 1_100, bytes: Bytes::from_static(b"piece") }),
             Frame::Stamp(Stamp { seq: 1, sent_us: 2, size: 1400, probe: 0 }),
             Frame::Report(Box::new(Report { number: 1, seq: 1, units: 1, bytes: 1400, ..Report::default() })),

@@ -8,6 +8,7 @@ pub mod frame;
 pub mod hello;
 pub mod http_proxy;
 pub mod noise;
+pub mod packet;
 pub mod parts;
 pub mod proxy_protocol;
 pub mod rate;

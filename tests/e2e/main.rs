@@ -9,6 +9,7 @@ mod features;
 mod harness;
 mod hostile;
 mod operation;
+mod packets;
 mod proxies;
 mod rate;
 mod ssh;

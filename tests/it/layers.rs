@@ -10,7 +10,7 @@ pub(crate) const TABLE: &str = "\
  8  config                         TOML -> checked values of lower layers; serde stops here
  7  listeners connectors           local edges: accept flows / dial targets
  6  runtime                        drivers, workers, shutdown, the one clock read
- 5  transport                      links: the only sockets towards the peer, the only unsafe code
+ 5  transport tun                  links: the only sockets towards the peer, the only unsafe code
  4  host                           what is changed in the host, and undone
  ------------------- pure below: no I/O, no clock, no global randomness -------------------
  3  engine                         thin: the only place where layer 2 meets

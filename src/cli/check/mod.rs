@@ -6,6 +6,7 @@
 
 mod certificate;
 mod host;
+mod tun;
 mod validity;
 
 use std::io;
@@ -86,8 +87,12 @@ fn check_client(client: &Client) -> Findings {
     for socks5 in &client.socks5 {
         check_socks5(&mut findings, socks5, running);
     }
-    if client.forwards.is_empty() && client.socks5.is_empty() && client.dial == AllowList::new(Vec::new()) {
-        findings.warning("nothing to carry: no [[forward]], no [[socks5]], and [dial] allows nothing");
+    if let Some(tun) = &client.tun {
+        tun::check(&mut findings, tun, running);
+    }
+    let streams = !client.forwards.is_empty() || !client.socks5.is_empty() || client.dial != AllowList::new(Vec::new());
+    if !streams && client.tun.is_none() {
+        findings.warning("nothing to carry: no [[forward]], no [[socks5]], no [tun], and [dial] allows nothing");
     }
     findings
 }
@@ -106,15 +111,19 @@ fn check_server(server: &Server) -> Findings {
             findings.problem(format!("listen: the decoy {} is not a directory", dir.display()));
         }
     }
+    if let Some(tun) = &server.tun {
+        tun::check(&mut findings, tun, running);
+    }
     for peer in &server.peers {
         placeholder(&mut findings, &format!("peer \"{}\"", peer.name), &peer.public_key);
         check_forwards(&mut findings, &peer.forwards, running);
         for socks5 in &peer.socks5 {
             check_socks5(&mut findings, socks5, running);
         }
-        if peer.forwards.is_empty() && peer.socks5.is_empty() && peer.allow == AllowList::new(Vec::new()) {
+        let streams = !peer.forwards.is_empty() || !peer.socks5.is_empty() || peer.allow != AllowList::new(Vec::new());
+        if !streams && peer.tun.is_empty() {
             findings.warning(format!(
-                "peer \"{}\" can do nothing: no `allow`, and no [[forward]] or [[socks5]] for it",
+                "peer \"{}\" can do nothing: no `allow`, no `tun`, and no [[forward]] or [[socks5]] for it",
                 peer.name
             ));
         }

@@ -96,6 +96,12 @@ impl<'a> Section<'a> {
         self.subsection(key, read)
     }
 
+    /// Reads the section `key` if it is there.
+    pub(in crate::config) fn optional_table<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> Option<T> {
+        self.know(key, || Shape::optional("section", "none", ""));
+        self.has(key).then(|| self.subsection(key, read))
+    }
+
     /// Reads some keys of the section `key`, of which it may have others.
     pub(in crate::config) fn glance<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> T {
         read(&self.open(key))
@@ -158,6 +164,14 @@ impl<'a> Section<'a> {
         let tables = entries.into_iter().flat_map(|array| array.iter()).filter_map(|item| item.get_ref().as_table());
         let values = tables.filter_map(|table| table.get(inner));
         values.filter_map(|value| Some((value.get_ref().as_str()?, value.span()))).collect()
+    }
+
+    /// The strings in the arrays that the entries of the array of tables `key` have for `inner`.
+    pub(in crate::config) fn items_of(&self, key: &str, inner: &str) -> Vec<(&'a str, Range<usize>)> {
+        let entries = self.raw(key).and_then(|raw| raw.get_ref().as_array());
+        let tables = entries.into_iter().flat_map(|array| array.iter()).filter_map(|item| item.get_ref().as_table());
+        let arrays = tables.filter_map(|table| table.get(inner)).filter_map(|value| value.get_ref().as_array());
+        arrays.flat_map(|array| array.iter()).filter_map(|item| Some((item.get_ref().as_str()?, item.span()))).collect()
     }
 
     /// Complains about entries of the array of tables `key` that share the string `inner` with an earlier one.

@@ -158,3 +158,32 @@ fn a_site_is_not_its_own_peer() {
     );
     check(&[(text, &said)]);
 }
+
+#[test]
+fn packet_mode_that_cannot_work_is_refused() {
+    let with = |peer: &str, rest: &str| format!("{SITE}{LISTEN}{PEER}{peer}{rest}");
+    check(&[
+        (
+            with("tun = [\"10.0.0.0/8\"]\n", ""),
+            "server.toml:10: peer.tun: has no effect without [tun]; remove it, or add [tun]",
+        ),
+        (with("", "[tun]\n"), "server.toml:10: tun.address: is missing; allowed: ADDRESS/BITS"),
+        (
+            with("", "[tun]\naddress = []\n"),
+            "server.toml:11: tun.address: is empty; the device needs at least one address",
+        ),
+        (
+            with("tun = [\"10.0.0.1/8\"]\n", "[tun]\naddress = [\"10.77.0.1/24\"]\nmtu = 500\nname = \"a/b\"\n"),
+            "server.toml:10: peer.tun: \"10.0.0.1/8\" has bits set beyond its length; allowed: ADDRESS/BITS\n\
+             server.toml:13: tun.mtu: 500 is out of range; allowed: 1280 to 65000\n\
+             server.toml:14: tun.name: \"a/b\" is not the name of an interface; allowed: name of a network interface",
+        ),
+        (
+            with(
+                "tun = [\"10.1.0.0/16\"]\n[[peer]]\nname = \"b\"\npublic_key = \"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\"\ntun = [\"10.1.0.0/16\"]\n",
+                "[tun]\naddress = [\"10.77.0.1/24\"]\n",
+            ),
+            "server.toml:14: peer.tun: \"10.1.0.0/16\" is in line 10 already",
+        ),
+    ]);
+}

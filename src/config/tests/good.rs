@@ -38,7 +38,10 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     assert_eq!(uplink.pool_size(TransportKind::Quic), PoolSize { min: 1, max: 1 });
     assert_eq!((client.forwards.len(), client.socks5.len()), (0, 0));
     assert_eq!(client.dial, AllowList::new(vec![]));
-    assert_eq!(client.performance, Performance { max_streams: 5_000, memory: ByteSize::from_mib(128) });
+    assert_eq!(
+        client.performance,
+        Performance { max_streams: 5_000, memory: ByteSize::from_mib(128), packet_workers: 0 }
+    );
     let seconds = Duration::from_secs;
     let retry =
         Retry { base: Duration::from_millis(100), factor: 2.0, cap: seconds(10), max_attempts: 5, grace: seconds(10) };
@@ -296,4 +299,27 @@ fn proxies_pools_and_breakers_are_read_as_written() {
     assert_eq!(server.process.user.as_deref(), Some("gw"));
     fs::set_permissions(bench.path("word"), fs::Permissions::from_mode(0o644)).unwrap();
     assert!(bench.server(&text).unwrap_err().contains("can be read by others"));
+}
+
+#[test]
+fn packet_mode_says_what_is_behind_whom() {
+    let server = server(&format!(
+        "[[listen]]\nurl = \"ws://[::1]\"\n{PEER}tun = [\"10.77.0.2\", \"10.1.0.0/16\"]\n\
+         [tun]\naddress = [\"10.77.0.1/24\", \"fd77::1/64\"]\nmasquerade = true\n[performance]\npacket_workers = 3\n"
+    ));
+    let shown = |prefixes: &[crate::wire::packet::prefix::Prefix]| {
+        prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(shown(&server.peers[0].tun), "10.77.0.2/32 10.1.0.0/16");
+    assert_eq!(server.performance.packet_workers, 3);
+    let tun = server.tun.unwrap();
+    assert_eq!((tun.name.as_str(), tun.mtu, tun.masquerade, tun.offload), ("gw0", 1_400, true, true));
+    assert_eq!(tun.addresses[1].0, "fd77::1".parse::<std::net::IpAddr>().unwrap());
+    let client = client(
+        "[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n[tun]\nname = \"site7\"\naddress = [\"10.77.0.2/24\"]\n\
+         routes = [\"10.0.0.0/8\"]\nmtu = 1280\noffload = \"off\"\n",
+    );
+    let tun = client.tun.unwrap();
+    assert_eq!(shown(&tun.networks()), "10.77.0.0/24 10.0.0.0/8");
+    assert_eq!((tun.name.as_str(), tun.mtu, tun.masquerade, tun.offload), ("site7", 1_280, false, false));
 }

@@ -175,7 +175,7 @@ impl Hub {
                 Datagram::Known { flow, bytes } => payloads.entry(flow).or_default().push(bytes),
                 Datagram::Flow { flow, code } => self.on_state(flow, code, now),
                 // Checked by the engine: this side begins its flows itself.
-                Datagram::Named { .. } => {}
+                Datagram::Named { .. } | Datagram::Packet { .. } => {}
             }
         }
         for (id, payloads) in payloads {

@@ -17,7 +17,9 @@ use super::congestion::Rate;
 use super::error;
 use super::params::DATAGRAM_BUFFER;
 use crate::transport::LinkError;
+use crate::wire::datagram;
 use crate::wire::frame::{self, Frame, FrameError};
+use crate::wire::packet::{Header, Packet, cut};
 use crate::wire::parts;
 
 /// What may wait in quinn, in time; twice the precision of the timer that waits for it to leave.
@@ -55,10 +57,38 @@ impl DatagramTx {
             self.bundle.extend_from_slice(payload);
             return;
         }
+        if let Some(packet) = datagram::packet_of(head, payload)
+            && packet.segment > 0
+            && let Ok(header) = packet.header()
+        {
+            return self.push_pieces(&packet, &header, max);
+        }
         let mut whole = BytesMut::with_capacity(len);
         whole.extend_from_slice(head);
         whole.extend_from_slice(payload);
-        let whole = whole.freeze();
+        self.push_parts(whole.freeze(), max);
+    }
+
+    /// Takes a super-packet, as packets of which each goes its own way: what is lost takes no other with it, and the other
+    /// side joins what has come.
+    fn push_pieces(&mut self, packet: &Packet, header: &Header, max: usize) {
+        // One buffer for all of them.
+        let mut out = BytesMut::with_capacity(packet.bytes.len() + packet.bytes.len() / 8 + max);
+        cut::cut(&packet.bytes, header, packet.segment, 1, |piece| {
+            let mut head = Vec::with_capacity(datagram::PACKET_HEAD_MAX);
+            datagram::put_packet_head(&mut head, piece.head.len() + piece.payload.len(), piece.segment, packet.partial);
+            [&head[..], piece.head, piece.payload].iter().for_each(|part| out.extend_from_slice(part));
+            let frame = out.split().freeze();
+            if frame.len() <= max {
+                self.waiting.push_back(frame);
+            } else {
+                self.push_parts(frame, max);
+            }
+        });
+    }
+
+    /// Takes a frame that is too long, in parts.
+    fn push_parts(&mut self, whole: Bytes, max: usize) {
         let Some(cut) = parts::cut(self.next_part, &whole, max) else {
             self.unsendable += 1;
             return;

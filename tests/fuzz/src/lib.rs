@@ -17,6 +17,8 @@ pub mod hello;
 pub mod http_proxy;
 #[path = "../fuzz_targets/import.rs"]
 pub mod import;
+#[path = "../fuzz_targets/packet.rs"]
+pub mod packet;
 #[path = "../fuzz_targets/parts.rs"]
 pub mod parts;
 #[path = "../fuzz_targets/proxy_protocol.rs"]
@@ -48,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     ("import", import::run),
     ("proxy_protocol", proxy_protocol::run),
     ("http_proxy", http_proxy::run),
+    ("packet", packet::run),
     ("parts", parts::run),
     ("rate", rate::run),
     ("seal", seal::run),
