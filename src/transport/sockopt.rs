@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "getsockopt(TCP_INFO, IP_MTU), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has safe calls"
+    reason = "getsockopt(TCP_INFO), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has safe calls"
 )]
 
 use std::io;
@@ -197,22 +197,6 @@ pub fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
     })
 }
 
-/// Bytes of the largest IP packet that the first hop towards `remote` takes, or less if the kernel has heard of a
-/// narrower place on the way (`IP_MTU`, ip(7)). Sends nothing. `None` when there is no route.
-pub fn route_mtu(remote: SocketAddr) -> Option<u32> {
-    let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP)).ok()?;
-    socket.connect(&remote.into()).ok()?;
-    let (level, name) =
-        if remote.is_ipv4() { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
-    let mut mtu: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the pointer and `len` describe `mtu`, which outlives the call; any bytes are an integer. The descriptor is
-    // the socket's above, so it is open.
-    let status =
-        unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut mtu).cast(), &raw mut len) };
-    (status == 0).then_some(mtu).and_then(|mtu| u32::try_from(mtu).ok())
-}
-
 /// Whether the kernel would call the socket writable at this moment, which means that little waits in it unsent
 /// (see [`unsent_for`]). When it is not, the kernel will announce the change to epoll: asking arms that announcement
 /// (`SOCK_NOSPACE` in `tcp_poll`), which otherwise only a failed write does.
@@ -311,20 +295,6 @@ mod tests {
         }
         a.writable().await.unwrap();
         assert!(is_writable(a.as_fd()).unwrap());
-    }
-
-    #[test]
-    fn the_route_tells_its_mtu() {
-        let file = std::fs::read_to_string("/sys/class/net/lo/mtu").unwrap();
-        assert_eq!(route_mtu(SocketAddr::from(([127, 0, 0, 1], 9))), Some(file.trim().parse().unwrap()));
-        let v6 = Socket::new(Domain::IPV6, Type::DGRAM, None);
-        if v6.and_then(|s| s.connect(&SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 9)).into())).is_ok() {
-            assert_eq!(
-                route_mtu(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 9))),
-                Some(file.trim().parse().unwrap())
-            );
-        }
-        assert_eq!(route_mtu(SocketAddr::from(([255, 255, 255, 255], 9))), None, "not without SO_BROADCAST");
     }
 
     #[test]

@@ -172,9 +172,8 @@ impl Incoming {
     pub async fn handshake(self, patience: Duration) -> Result<Accepted, LinkError> {
         let deadline = Instant::now() + patience;
         let rate = Arc::new(Rate::default());
-        let mtu = self.params.mtu_towards(self.remote());
         let mut config = self.config;
-        config.transport_config(self.params.transport(&rate, mtu));
+        config.transport_config(self.params.transport(&rate));
         let connecting = self.attempt.accept_with(Arc::new(config)).map_err(error::connection)?;
         let connection = match timeout_at(deadline, connecting).await {
             Ok(result) => result.map_err(error::connection)?,

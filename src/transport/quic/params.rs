@@ -4,16 +4,15 @@
 //! breaks those rules. Until a peer is authenticated it gets small ones; [`Raw::into_link`](super::Raw::into_link)
 //! opens them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::congestion::{Factory, ModelConfig, Rate};
-use crate::transport::{LinkError, sockopt};
+use crate::transport::LinkError;
 
 /// What every endpoint offers and asks for: to an observer the connection is HTTP/3 (RFC 9114 §3.1).
 const ALPN: &[u8] = b"h3";
@@ -24,15 +23,6 @@ const EARLY_WINDOW: u32 = 128 * 1024;
 
 /// Lanes that a peer may open before it is authenticated. quinn keeps some 50 bytes for each allowed stream.
 const EARLY_LANES: u32 = 1024;
-
-/// quinn gives the kernel ten packets in one call, which takes 65,507 bytes; of more it loses all and does not notice.
-const MTU_MAX: u16 = 6550;
-
-/// What is tried where nothing is known of the route: fits 1500 bytes over IPv6, and most tunnels that paths go through.
-const MTU_USUAL: u16 = 1452;
-
-/// Heads of IPv6 and UDP.
-const HEADS: u32 = 48;
 
 /// Which congestion controller paces a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -59,8 +49,7 @@ pub struct Params {
     pub receive_window: u64,
     /// Bytes written and not acknowledged, at most. Default 64 MiB; see [`SendWindow`](super::window::SendWindow).
     pub send_window: u64,
-    /// Largest UDP payload that path MTU discovery (RFC 8899) tries where the route's first hop allows it, 1200..=6550.
-    /// Default 6550.
+    /// Largest UDP payload that path MTU discovery (RFC 8899) tries, 1200..=9000. Default 1452.
     pub mtu_max: u16,
     /// Silence after which a connection is given up; longer than the session's own patience. Default 90 s.
     pub idle_timeout: Duration,
@@ -79,7 +68,7 @@ impl Default for Params {
             lane_window: 64 * 1024 * 1024,
             receive_window: 256 * 1024 * 1024,
             send_window: 64 * 1024 * 1024,
-            mtu_max: MTU_MAX,
+            mtu_max: 1452,
             idle_timeout: Duration::from_secs(90),
             socket_buffer: 4 * 1024 * 1024,
             segmentation_offload: true,
@@ -89,19 +78,11 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Largest UDP payload worth trying towards `remote`: what the first hop of the route takes, which is 1452 on most
-    /// networks and a few times that on those with jumbo frames. Discovery tells whether the rest of the path takes it.
-    pub(super) fn mtu_towards(&self, remote: SocketAddr) -> u16 {
-        let route = sockopt::route_mtu(remote).map_or(u32::from(MTU_USUAL), |mtu| mtu.saturating_sub(HEADS));
-        u16::try_from(route).unwrap_or(u16::MAX).clamp(1200, self.mtu_max.clamp(1200, MTU_MAX))
-    }
-
-    /// The transport configuration of one connection, whose controller reports to and listens to `rate`. `mtu` is from
-    /// [`Self::mtu_towards`].
-    pub(super) fn transport(&self, rate: &Arc<Rate>, mtu: u16) -> Arc<TransportConfig> {
+    /// The transport configuration of one connection, whose controller reports to and listens to `rate`.
+    pub(super) fn transport(&self, rate: &Arc<Rate>) -> Arc<TransportConfig> {
         let mut config = TransportConfig::default();
-        let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(mtu);
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(self.mtu_max.clamp(1200, 9000));
         config
             .max_concurrent_bidi_streams(VarInt::from_u32(MAX_BIDI))
             .max_concurrent_uni_streams(VarInt::from_u32(EARLY_LANES.min(self.max_lanes)))
@@ -111,11 +92,10 @@ impl Params {
             // Our pings keep the link alive and are seen by the session; quinn's would not be.
             .keep_alive_interval(None)
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
-            .mtu_discovery_config(Some(discovery))
+            .mtu_discovery_config(Some(mtu))
             .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
             .datagram_send_buffer_size(DATAGRAM_BUFFER)
             .enable_segmentation_offload(self.segmentation_offload)
-            .ack_frequency_config(Some(acks()))
             // An observer of the spin bit (RFC 9000 §17.4) learns the round trip of the tunnel.
             .allow_spin(false)
             .congestion_controller_factory(self.controller(rate));
@@ -133,7 +113,7 @@ impl Params {
     pub(super) fn endpoint(&self) -> EndpointConfig {
         let mut config = EndpointConfig::default();
         // Also sizes the receive buffer: this, times 64 segments, times 32 messages. The range makes it infallible.
-        let _ = config.max_udp_payload_size(self.mtu_max.clamp(1472, MTU_MAX));
+        let _ = config.max_udp_payload_size(self.mtu_max.clamp(1472, 9000));
         // A fixed bit that is not set would make us stand out (RFC 9287).
         config.grease_quic_bit(false);
         config
@@ -158,16 +138,6 @@ impl Params {
 /// Bidirectional streams that a client may have open: the control stream, or the requests of somebody who takes us for
 /// a web server.
 const MAX_BIDI: u32 = 16;
-
-/// How often the peer is asked to acknowledge (draft-ietf-quic-ack-frequency-04): every tenth packet instead of every
-/// second, unless packets are missing. At 100 Mbit/s the usual way takes 2 Mbit/s on the way back, which is all that
-/// some access links have, and a system call for each. More than ten would be more than a short path holds. At rates
-/// below ten packets in the delay, the delay decides.
-fn acks() -> AckFrequencyConfig {
-    let mut config = AckFrequencyConfig::default();
-    config.ack_eliciting_threshold(VarInt::from_u32(9)).max_ack_delay(Some(Duration::from_millis(10)));
-    config
-}
 
 /// Bytes of datagrams kept in each direction.
 pub(super) const DATAGRAM_BUFFER: usize = 1024 * 1024;

@@ -1,6 +1,6 @@
 //! Connections over a modelled bottleneck in virtual time: quinn's protocol core with our settings, no socket, no clock.
 //!
-//! One path for all flows: a queue of limited length and rate, then loss, then delay; the way back has a rate, too. Timers
+//! One path for all flows: a queue of limited length and rate, then loss, then delay; the way back only delays. Timers
 //! are late as Tokio's are (its wheel rounds up to whole milliseconds). The same seed gives the same losses; what differs from run to run is the
 //! length of a certificate by a byte or two.
 
@@ -35,22 +35,14 @@ pub(super) struct Path {
     pub(super) loss: f64,
     /// Up to this much more delay on the way there, which wanders within tens of milliseconds and never reorders.
     pub(super) jitter: Duration,
-    /// Bits a second on the way back, where 200 ms of them may queue.
-    pub(super) back: f64,
 }
-
-/// UDP payload of the largest packets.
-const MTU: u16 = 1452;
-
-/// What may queue on the way back.
-const BACK_QUEUE: Duration = Duration::from_millis(200);
 
 impl Path {
     /// A path with a queue of one bandwidth-delay product.
     pub(super) fn new(mbit: f64, delay_ms: u64, loss: f64) -> Self {
         let (rate, delay) = (mbit * 1e6, Duration::from_millis(delay_ms));
         let buffer = (rate / 8.0 * 2.0 * delay.as_secs_f64()) as usize;
-        Self { from: Duration::ZERO, rate, delay, buffer: buffer.max(30_000), loss, jitter: Duration::ZERO, back: 1e9 }
+        Self { from: Duration::ZERO, rate, delay, buffer: buffer.max(30_000), loss, jitter: Duration::ZERO }
     }
 }
 
@@ -151,7 +143,6 @@ pub(super) struct World {
     sent: u64,
     path: Vec<Path>,
     queue_free: Instant,
-    back_free: Instant,
     last_arrival: Instant,
     random: u64,
     bins: Vec<Bin>,
@@ -174,7 +165,7 @@ impl World {
                 let rate = Arc::new(Rate::default());
                 let server = (side == 1).then(|| {
                     let mut config = ServerConfig::with_crypto(server_crypto(&server_tls).unwrap());
-                    config.transport_config(flow.params.transport(&rate, MTU));
+                    config.transport_config(flow.params.transport(&rate));
                     Arc::new(config)
                 });
                 seed_bytes[31] = side as u8;
@@ -207,7 +198,6 @@ impl World {
             sent: 0,
             path: path.to_vec(),
             queue_free: start,
-            back_free: start,
             last_arrival: start,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             bins: Vec::new(),
@@ -221,7 +211,7 @@ impl World {
         for n in 0..self.senders.len() {
             let end = &mut self.ends[2 * n];
             let mut config = ClientConfig::new(client_crypto(tls).unwrap());
-            config.transport_config(self.senders[n].flow.params.transport(&end.rate, MTU));
+            config.transport_config(self.senders[n].flow.params.transport(&end.rate));
             let at = self.start + self.senders[n].flow.start;
             end.connection = Some(end.endpoint.connect(at, config, end.peer, "localhost").unwrap());
         }
@@ -386,16 +376,9 @@ impl World {
         let elapsed = self.now - self.start;
         let path = *self.path.iter().rev().find(|p| p.from <= elapsed).unwrap_or(&self.path[0]);
         let mut at = self.now;
-        // IPv4 and UDP headers.
-        let size = packet.len() + 28;
-        if !forward {
-            if self.back_free > self.now + BACK_QUEUE {
-                return;
-            }
-            self.back_free = self.back_free.max(self.now) + Duration::from_secs_f64(size as f64 * 8.0 / path.back);
-            at = self.back_free;
-        }
         if forward {
+            // IPv4 and UDP headers.
+            let size = packet.len() + 28;
             let waiting = self.queue_free.saturating_duration_since(self.now);
             let queued = waiting.as_secs_f64() * path.rate / 8.0;
             if queued + size as f64 > path.buffer as f64 {
