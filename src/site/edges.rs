@@ -256,7 +256,7 @@ impl Dialling {
 
     /// Has the datagrams of a session taken: answers by `hub`, and what the other site asks for by a dialler of its own.
     pub fn take_datagrams(&self, shell: &Shell, side: Side, hub: &Rc<Hub>) {
-        let dialler = Dialler::new(Rc::clone(&self.allow), self.flows.clone(), Arc::clone(&self.counters));
+        let dialler = Dialler::new(Rc::clone(&self.allow), self.flows, Arc::clone(&self.counters));
         shell.set_sink(Rc::new(Sink { side, hub: Rc::clone(hub), dialler }));
     }
 

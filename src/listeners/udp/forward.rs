@@ -10,10 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracing::debug;
 
-use super::super::Counters;
-use super::super::tcp::Forward;
 use super::{Back, Hub, NewFlow, Origin};
 use crate::ids::FlowId;
+use crate::listeners::Counters;
+use crate::listeners::tcp::Forward;
 use crate::runtime::edge::UdpPort;
 use crate::wire::target::Target;
 
