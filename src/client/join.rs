@@ -82,10 +82,7 @@ pub(super) enum JoinError {
 
 impl Site {
     pub(super) fn new(config: &config::Client) -> anyhow::Result<Rc<Self>> {
-        let limits = Limits {
-            performance: config.performance.clone(),
-            liveness: config.liveness.clone(),
-        };
+        let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
         slot.set(SessionRef::of(&first));
