@@ -132,7 +132,7 @@ mod tests {
         let mut rest = [0; 3];
         stream.read_exact(&mut rest).await.unwrap();
         assert_eq!(&rest, b"SSH");
-        let http: &[(usize, &[u8])] = &[(60, b"HTTP/1.1 200 OK\r\n\r\nSSH")];
+        let http: &[(usize, &[u8])] = &[(55, b"HTTP/1.1 200 OK\r\n\r\nSSH")];
         let (opened, heard, mut stream) = play(via(Protocol::Http, None), http).await;
         opened.unwrap();
         assert!(heard.starts_with(b"CONNECT a.example:443 HTTP/1.1\r\n"));

@@ -12,7 +12,7 @@ use crate::harness::origin::Origin;
 use crate::harness::proxy::Proxy;
 use crate::harness::site::{PATH, Pair, Via, free_port};
 use crate::harness::tool::{self, text};
-use crate::harness::{PATIENCE, now, pause, poll_until};
+use crate::harness::{PATIENCE, now, poll_until};
 
 fn forward(listen: u16, to: SocketAddr, more: &str) -> String {
     format!("[[forward]]\nlisten = \"127.0.0.1:{listen}\"\nto = \"{to}\"\n{more}")
@@ -249,20 +249,14 @@ fn connections_made_ahead_save_the_round_trip_to_the_target() {
     let status = peer(&server);
     assert_eq!(status.name, "nl");
     assert!(status.ready < status.dialled, "{status:?}");
-    // After the idle time nothing is left open at the target but what the site has not closed yet.
-    let before = far.accepted();
-    pause(Duration::from_millis(10));
-    assert!(before >= 5);
 }
 
 #[test]
 fn a_target_that_does_not_answer_is_left_alone() {
     let pair = Pair::new();
     let (listen, port) = (free_port(), free_port());
-    // A name that is unknown fails at once and does not count; an address without a route does.
-    let server =
-        pair.server(&Via::Ws.listen(listen), "[breaker]\nfailures = 3\npause = \"1h\"\n".replace("1h", "10m").as_str());
-    // TEST-NET-1 (RFC 5737) with the broadcast address of this host's own loopback: no route to a host.
+    let server = pair.server(&Via::Ws.listen(listen), "[breaker]\nfailures = 3\npause = \"10m\"\n");
+    // Nobody connects to a broadcast address: the kernel has no route for it.
     let client = pair.client(&Via::Ws.uplink(listen), &forward(port, "255.255.255.255:9".parse().unwrap(), ""));
     client.wait_connected();
     poll_until("the target to be left alone", PATIENCE, || {
@@ -296,7 +290,10 @@ fn an_abusive_peer_is_held_to_its_streams_and_the_other_is_not_disturbed() {
     let abuser = pair.site("client", "de", &rest);
     client.wait_connected();
     abuser.wait_connected();
-    // Two hundred connections that stay open, of which twenty are let through, and all the forbidden ones it wants.
+    // All that is forbidden, and then two hundred connections that stay open, of which twenty are let through.
+    for _ in 0..20 {
+        let _ = echoes(forbidden, b"let me in");
+    }
     let _held: Vec<TcpStream> = (0..200)
         .map(|_| {
             let mut stream = dial(bad);
@@ -304,9 +301,6 @@ fn an_abusive_peer_is_held_to_its_streams_and_the_other_is_not_disturbed() {
             stream
         })
         .collect();
-    for _ in 0..20 {
-        let _ = echoes(forbidden, b"let me in");
-    }
     let mut slowest = Duration::ZERO;
     for _ in 0..50 {
         let started = now();
@@ -357,5 +351,8 @@ fn imported_configurations_pass_the_check_and_carry() {
         tool::start(command.arg(role).arg("-c").arg(config), &pair.path(&format!("{name}.log")))
     };
     let _sites = (start("server", "ir"), start("client", "nl"));
-    poll_until("an imported pair to carry", PATIENCE, || echoes(port, b"as before").ok());
+    poll_until("an imported pair to carry", PATIENCE, || {
+        TcpStream::connect(("127.0.0.1", port)).ok()?;
+        echoes(port, b"as before").ok()
+    });
 }

@@ -278,7 +278,7 @@ fn proxies_pools_and_breakers_are_read_as_written() {
     let bench = Bench::new();
     bench.file("word", "a word\n", 0o600);
     let text = filled(&format!(
-        "[[listen]]\nurl = \"ws://[::1]\"\nproxy_from = [\"10.0.0.0/8\", \"192.0.2.1\"]\n{PEER}\
+        "[site]\nname = \"ir\"\nprivate_key_file = \"ir.key\"\n[[listen]]\nurl = \"ws://[::1]\"\nproxy_from = [\"10.0.0.0/8\", \"192.0.2.1\"]\n{PEER}\
          [[forward]]\npeer = \"nl\"\nlisten = \"127.0.0.1:1\"\nto = \"[::1]:2\"\nproxy_protocol = \"v2\"\nproxy_from = [\"::1\"]\n\
          [exit]\nvia = \"socks5://me@[::1]:1080\"\npassword_file = \"word\"\n\
          [exit_pool]\nsize = 3\ntargets = 4\nidle = \"5s\"\n[breaker]\nfailures = 6\npause = \"7s\"\n[daemon]\nuser = \"gw\"\n"
