@@ -71,7 +71,6 @@ pub(super) struct Site {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
-    udp: config::Udp,
 }
 
 /// Why a connection did not join.
@@ -87,11 +86,7 @@ pub(super) enum JoinError {
 
 impl Site {
     pub(super) fn new(config: &config::Client) -> anyhow::Result<Rc<Self>> {
-        let limits = Limits {
-            performance: config.performance.clone(),
-            liveness: config.liveness.clone(),
-            udp: config.udp.clone(),
-        };
+        let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
         slot.set(SessionRef::of(&first));
