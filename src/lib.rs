@@ -11,6 +11,7 @@ pub mod wire;
 
 pub mod sched;
 pub mod session;
+pub mod steer;
 
 pub mod engine;
 

@@ -1,15 +1,17 @@
 //! The program: parses its command line and hands over.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use ghostwire::{admin, cli, client, demo, server};
 
 fn main() -> ExitCode {
     let handlers = cli::Handlers {
-        server: |config| server::run(*config),
-        client: |config| client::run(*config),
+        server: |config, daemon| server::run(*config, daemon),
+        client: |config, daemon| client::run(*config, daemon),
         status: print_status,
+        reload: |socket| reload(&socket),
         demo: demo::run,
     };
     cli::run(std::env::args_os(), &handlers)
@@ -19,5 +21,11 @@ fn print_status(ask: cli::Status) -> anyhow::Result<()> {
     let status = admin::ask(&ask.socket)?;
     let text = if ask.json { serde_json::to_string_pretty(&status)? } else { admin::text::render(&status) };
     writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    Ok(())
+}
+
+fn reload(socket: &Path) -> anyhow::Result<()> {
+    let reloaded = admin::reload(socket)?;
+    writeln!(std::io::stdout(), "{}", admin::text::reloaded(&reloaded).trim_end())?;
     Ok(())
 }

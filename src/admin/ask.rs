@@ -1,4 +1,4 @@
-//! Asking a running site for its status, from the command line. Blocking, with a deadline.
+//! Asking a running site for its status, or to read its configuration again, from the command line. Blocking, with a deadline.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::admin::Status;
-use crate::admin::protocol::{ANSWER_MAX, ANSWER_TIMEOUT, Answer};
+use crate::admin::protocol::{ANSWER_MAX, ANSWER_TIMEOUT, Answer, Reloaded, Request};
 
 /// Longer than the daemon's own limit, so that its word is heard.
 const PATIENCE: Duration = ANSWER_TIMEOUT.saturating_add(Duration::from_secs(2));
@@ -52,12 +52,33 @@ pub fn ask(path: &Path) -> Result<Status, AskError> {
     ask_within(path, PATIENCE)
 }
 
+/// Asks the site at the socket `path` to read its configuration again.
+///
+/// # Errors
+/// As [`AskError`] says; [`AskError::Refused`] when the configuration is of no use.
+pub fn reload(path: &Path) -> Result<Reloaded, AskError> {
+    match request(path, Request::Reload, PATIENCE)? {
+        Answer::Reloaded(reloaded) => Ok(reloaded),
+        _ => Err(AskError::NotUnderstood(path.into())),
+    }
+}
+
 fn ask_within(path: &Path, patience: Duration) -> Result<Status, AskError> {
+    match request(path, Request::Status, patience)? {
+        Answer::Status(status) => Ok(*status),
+        _ => Err(AskError::NotUnderstood(path.into())),
+    }
+}
+
+/// Puts one question.
+fn request(path: &Path, request: Request, patience: Duration) -> Result<Answer, AskError> {
     let told = |error: io::Error| told(path, error);
     let mut stream = UnixStream::connect(path).map_err(told)?;
     stream.set_read_timeout(Some(patience)).map_err(told)?;
     stream.set_write_timeout(Some(patience)).map_err(told)?;
-    stream.write_all(b"{\"ask\":\"status\"}\n").map_err(told)?;
+    let mut question = serde_json::to_vec(&request).map_err(|_| AskError::NotUnderstood(path.into()))?;
+    question.push(b'\n');
+    stream.write_all(&question).map_err(told)?;
     let mut line = Vec::new();
     BufReader::new(stream.take(ANSWER_MAX as u64)).read_until(b'\n', &mut line).map_err(told)?;
     if line.last() != Some(&b'\n') {
@@ -65,11 +86,12 @@ fn ask_within(path: &Path, patience: Duration) -> Result<Status, AskError> {
         return Err(if line.is_empty() { AskError::Silent(path.into()) } else { AskError::NotUnderstood(path.into()) });
     }
     match serde_json::from_slice(&line) {
-        Ok(Answer::Status(status)) => Ok(*status),
         Ok(Answer::Error(message)) if message == "permission denied" => Err(AskError::NoPermission(path.into())),
         Ok(Answer::Error(message)) => {
-            Err(AskError::Refused { path: path.into(), message: crate::admin::human::clean(&message) })
+            let message = message.lines().map(crate::admin::human::clean).collect::<Vec<_>>().join("\n");
+            Err(AskError::Refused { path: path.into(), message })
         }
+        Ok(answer) => Ok(answer),
         Err(_) => Err(AskError::NotUnderstood(path.into())),
     }
 }
@@ -97,10 +119,23 @@ mod tests {
     use tokio::task::{LocalSet, spawn_blocking};
 
     use super::*;
-    use crate::admin::socket::{Provider, serve};
+    use crate::admin::socket::{Provider, Server, Socket};
 
     fn provider() -> Provider {
-        Rc::new(|| Box::pin(async { Status { site: "nl".into(), uptime_s: 1.5, ..Status::default() } }))
+        Rc::new(|request| {
+            Box::pin(async move {
+                match request {
+                    Request::Status => {
+                        Answer::Status(Box::new(Status { site: "nl".into(), uptime_s: 1.5, ..Status::default() }))
+                    }
+                    Request::Reload => Answer::Error("nothing was changed:\n\tnl.toml:3".into()),
+                }
+            })
+        })
+    }
+
+    fn serve(path: &Path, provider: Provider) -> io::Result<Server> {
+        Ok(Socket::bind(path)?.serve(provider))
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -139,6 +174,9 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
             let status = asked(server.path()).await.unwrap();
             assert_eq!((status.site.as_str(), status.uptime_s), ("nl", 1.5));
+            let asked_to = path.clone();
+            let refused = spawn_blocking(move || reload(&asked_to)).await.unwrap().unwrap_err().to_string();
+            assert!(refused.ends_with("says: nothing was changed:\n?nl.toml:3"), "{refused}");
             drop(server);
             assert!(!path.exists(), "the socket goes with its server");
             assert!(matches!(asked(&path).await, Err(AskError::NotRunning(_))));

@@ -14,7 +14,7 @@ pub mod status;
 pub mod table;
 pub mod text;
 
-pub use ask::{AskError, ask};
+pub use ask::{AskError, ask, reload};
 pub use rates::Rates;
-pub use socket::{Provider, Server, serve};
+pub use socket::{Provider, Server, Socket};
 pub use status::Status;

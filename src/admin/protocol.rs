@@ -1,6 +1,7 @@
 //! What is said on the status socket: one line of JSON there, one line of JSON back, then the connection ends.
 //!
-//! `{"ask":"status"}` is answered with `{"status":{...}}`; whatever cannot be answered, with `{"error":"..."}`.
+//! `{"ask":"status"}` is answered with `{"status":{...}}`, `{"ask":"reload"}` with `{"reloaded":{...}}`; whatever cannot
+//! be answered, with `{"error":"..."}`.
 
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Request {
     /// Everything that is known.
     Status,
+    /// Read the configuration again.
+    Reload,
 }
 
 /// The reply.
@@ -31,8 +34,20 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Reload`].
+    Reloaded(Reloaded),
     /// Why there is no other answer.
     Error(String),
+}
+
+/// What came of reading the configuration again.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reloaded {
+    /// What was changed, a sentence each.
+    pub applied: Vec<String>,
+    /// Keys whose values are others in the file, and that take effect at the next start only.
+    pub restart: Vec<String>,
 }
 
 impl Answer {

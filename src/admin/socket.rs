@@ -4,6 +4,7 @@
 //! as a socket exists for a moment before its mode can be set. A socket that somebody still listens on is never replaced;
 //! one that a dead process left behind is.
 
+use std::cell::Cell;
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -19,11 +20,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tokio::time::timeout;
 
-use crate::admin::Status;
 use crate::admin::protocol::{ANSWER_TIMEOUT, Answer, REQUEST_MAX, REQUEST_TIMEOUT, Request};
 
-/// Makes a status when somebody asks; called on the thread that called [`serve`].
-pub type Provider = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = Status>>>>;
+/// Answers a request; called on the thread that called [`Socket::serve`].
+pub type Provider = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Answer>>>>;
 
 /// Clients answered at a time; more wait in the kernel's queue. Each is gone after
 /// [`REQUEST_TIMEOUT`] + [`ANSWER_TIMEOUT`] at the latest.
@@ -31,42 +31,79 @@ const CLIENTS_MAX: usize = 8;
 /// Wait after a failed accept (no file descriptors left, usually).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A socket that is bound and not yet served: who asks early is answered as soon as it is.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    place: Place,
+    /// Who is answered, besides root.
+    owner: Cell<u32>,
+}
+
 /// A socket that is being served. Dropping it ends that and removes the file.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
-    /// Device and inode: another process may have put its own socket in this place.
-    identity: (u64, u64),
+    place: Place,
     task: AbortHandle,
 }
 
-/// Starts to answer on a unix socket at `path`, whose directory is made when it is missing. To be called inside a
-/// `LocalSet`.
-///
-/// # Errors
-/// `AddrInUse` when another process listens there, `AlreadyExists` when the path is something else than a socket, or
-/// what the system says.
-pub fn serve(path: &Path, provider: Provider) -> io::Result<Server> {
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+/// The file of a socket, removed with this value.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// Device and inode: another process may have put its own socket in this place.
+    identity: (u64, u64),
+}
+
+impl Socket {
+    /// Binds a unix socket at `path`, whose directory is made when it is missing. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// `AddrInUse` when another process listens there, `AlreadyExists` when the path is something else than a socket, or
+    /// what the system says.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        let listener = bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let meta = fs::symlink_metadata(path)?;
+        let place = Place { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
+        Ok(Self { listener, place, owner: Cell::new(meta.uid()) })
     }
-    let listener = bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    let meta = fs::symlink_metadata(path)?;
-    let task = spawn_local(accept(listener, provider, meta.uid())).abort_handle();
-    Ok(Server { path: path.to_owned(), identity: (meta.dev(), meta.ino()), task })
+
+    /// Makes another user the owner, who is then answered.
+    ///
+    /// # Errors
+    /// This process may not do that.
+    pub fn give_to(&self, user: u32) -> io::Result<()> {
+        std::os::unix::fs::lchown(&self.place.path, Some(user), None)?;
+        self.owner.set(user);
+        Ok(())
+    }
+
+    /// Starts to answer. To be called inside a `LocalSet`.
+    pub fn serve(self, provider: Provider) -> Server {
+        let task = spawn_local(accept(self.listener, provider, self.owner.get())).abort_handle();
+        Server { place: self.place, task }
+    }
 }
 
 impl Server {
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
         let ours = |meta: fs::Metadata| (meta.dev(), meta.ino()) == self.identity;
         if fs::symlink_metadata(&self.path).is_ok_and(ours) {
             // Whoever starts next finds it stale and replaces it.
@@ -116,9 +153,9 @@ async fn client(mut stream: UnixStream, provider: Provider, owner: u32) {
     let caller = stream.peer_cred().map(|cred| cred.uid());
     let answer = match caller {
         Ok(uid) if uid == owner || uid == 0 => match timeout(REQUEST_TIMEOUT, request(&mut stream)).await {
-            Ok(Ok(Request::Status)) => {
-                let Ok(status) = timeout(ANSWER_TIMEOUT, provider()).await else { return };
-                Answer::Status(Box::new(status))
+            Ok(Ok(request)) => {
+                let Ok(answer) = timeout(ANSWER_TIMEOUT, provider(request)).await else { return };
+                answer
             }
             Ok(Err(answer)) => answer,
             Err(_) => return,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::rates::Rates;
-use crate::engine::{LinkSnapshot, Snapshot, UplinkSnapshot};
+use crate::engine::{DatagramTotals, LinkSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::runtime::shell::LinkMeta;
 use crate::units::Bitrate;
@@ -91,6 +91,8 @@ pub struct SessionStatus {
     pub totals: SessionTotals,
     /// The uplinks that its links use.
     pub uplinks: Vec<UplinkStatus>,
+    /// What happened to datagrams.
+    pub datagrams: DatagramStatus,
     /// Its links, oldest first.
     pub links: Vec<LinkStatus>,
 }
@@ -105,6 +107,30 @@ pub struct UplinkStatus {
     pub limit_bps: Option<u64>,
     /// Links that wait for their turn under that limit.
     pub links_waiting: u64,
+}
+
+/// Datagrams of a session, from its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatagramStatus {
+    /// Given to links.
+    pub sent: u64,
+    /// Payload of those.
+    pub bytes_sent: u64,
+    /// Arrived.
+    pub received: u64,
+    /// Payload of those.
+    pub bytes_received: u64,
+    /// Given up before they were sent: waited for too long.
+    pub dropped_stale: u64,
+    /// Given up before they were sent: the queue was full.
+    pub dropped_full: u64,
+    /// Arrived, and nobody here took them.
+    pub dropped_arrived: u64,
+    /// Too long for a packet, and one of their parts did not arrive.
+    pub dropped_parts: u64,
+    /// Bytes that wait to be sent at the moment.
+    pub bytes_waiting: u64,
 }
 
 /// Counters of a session, from its start.
@@ -179,7 +205,7 @@ pub struct LinkStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListenerStatus {
-    /// `forward`, `socks5`, `ws` or `quic`.
+    /// `forward`, `udp`, `socks5`, `ws` or `quic`.
     pub kind: String,
     /// Its address.
     pub listen: String,
@@ -195,6 +221,8 @@ pub struct ListenerStatus {
     pub refused: u64,
     /// Of those, ended by a reset from either side.
     pub reset: u64,
+    /// Datagrams given up at the listener.
+    pub datagrams_dropped: u64,
     /// Payload into the tunnel.
     pub bytes_sent: u64,
     /// Payload out of the tunnel.
@@ -264,6 +292,7 @@ impl SessionStatus {
                 link_losses: snapshot.link_losses,
             },
             uplinks: snapshot.uplinks.iter().map(UplinkStatus::new).collect(),
+            datagrams: DatagramStatus::from(snapshot.datagrams),
             links: snapshot.links.iter().map(|link| LinkStatus::new(link, metas.get(&link.id), rates)).collect(),
         }
     }
@@ -280,6 +309,22 @@ impl UplinkStatus {
             name: uplink.name.clone(),
             limit_bps: uplink.limit.map(Bitrate::bps),
             links_waiting: uplink.waiting as u64,
+        }
+    }
+}
+
+impl From<DatagramTotals> for DatagramStatus {
+    fn from(totals: DatagramTotals) -> Self {
+        Self {
+            sent: totals.sent,
+            bytes_sent: totals.bytes_sent,
+            received: totals.received,
+            bytes_received: totals.bytes_received,
+            dropped_stale: totals.dropped_stale,
+            dropped_full: totals.dropped_full,
+            dropped_arrived: totals.dropped_arrived,
+            dropped_parts: totals.dropped_parts,
+            bytes_waiting: totals.waiting,
         }
     }
 }

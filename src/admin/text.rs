@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
-use crate::admin::status::{DialState, DialStatus, LinkStatus, ListenerStatus, SessionStatus, Status};
+use crate::admin::protocol::Reloaded;
+use crate::admin::status::{DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, SessionStatus, Status};
 use crate::admin::table::{Align, Table};
 
 /// The text that `ghostwire status` prints; ends with a newline.
@@ -34,6 +35,21 @@ pub fn render(status: &Status) -> String {
     if !status.dials.is_empty() {
         text.push('\n');
         text.push_str(&dials(&status.dials));
+    }
+    text
+}
+
+/// What `ghostwire reload` prints; ends with a newline.
+pub fn reloaded(reloaded: &Reloaded) -> String {
+    let mut text = String::new();
+    for change in &reloaded.applied {
+        let _ = writeln!(text, "changed: {}", clean(change));
+    }
+    for key in &reloaded.restart {
+        let _ = writeln!(text, "needs a restart: {}", clean(key));
+    }
+    if text.is_empty() {
+        text.push_str("nothing has changed\n");
     }
     text
 }
@@ -77,6 +93,26 @@ fn session(text: &mut String, session: &SessionStatus) {
         human::bytes(totals.bytes_resumed),
         human::bytes(session.bytes_retained),
         human::bytes(session.bytes_waiting),
+    );
+    datagrams(text, &session.datagrams);
+}
+
+/// Nothing where there were none.
+fn datagrams(text: &mut String, told: &DatagramStatus) {
+    if *told == DatagramStatus::default() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  datagrams {} sent ({}), {} received ({}); dropped: {} late, {} queue full, {} not taken, {} in parts",
+        told.sent,
+        human::bytes(told.bytes_sent),
+        told.received,
+        human::bytes(told.bytes_received),
+        told.dropped_stale,
+        told.dropped_full,
+        told.dropped_arrived,
+        told.dropped_parts,
     );
 }
 

@@ -41,6 +41,10 @@ pub(super) enum Command {
     /// predecessors when it starts; this does the latter without a start. Needs the same privileges, and the network
     /// namespace of the site that was killed.
     Cleanup,
+    /// Have a running site read its configuration again, without dropping a flow
+    ///
+    /// Says what was changed, and which keys need a restart. A bad file changes nothing.
+    Reload(ReloadArgs),
     /// Run a server, a client and a bad network between them on this machine
     Demo(Demo),
 }
@@ -67,6 +71,16 @@ pub(super) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+    /// Ask at this socket
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub(super) socket: Option<PathBuf>,
+    /// Ask at the socket that this configuration names
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ReloadArgs {
     /// Ask at this socket
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     pub(super) socket: Option<PathBuf>,

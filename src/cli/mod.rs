@@ -16,12 +16,14 @@ mod tests;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::cli::args::{Command, Line};
 use crate::config::{self, Client, Server};
+use crate::site::Daemon;
 
 pub use crate::cli::args::Demo;
 pub use crate::cli::status::Status;
@@ -30,11 +32,13 @@ pub use crate::cli::status::Status;
 #[derive(Clone, Copy, Debug)]
 pub struct Handlers {
     /// Runs a server.
-    pub server: fn(Box<Server>) -> anyhow::Result<()>,
+    pub server: fn(Box<Server>, Daemon) -> anyhow::Result<()>,
     /// Runs a client.
-    pub client: fn(Box<Client>) -> anyhow::Result<()>,
+    pub client: fn(Box<Client>, Daemon) -> anyhow::Result<()>,
     /// Asks a running site.
     pub status: fn(Status) -> anyhow::Result<()>,
+    /// Asks the running site at a socket to read its configuration again.
+    pub reload: fn(PathBuf) -> anyhow::Result<()>,
     /// Runs the demonstration.
     pub demo: fn(Demo) -> anyhow::Result<()>,
 }
@@ -71,17 +75,17 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
         Err(error) => return streams.usage(&error),
     };
     match command {
-        Command::Server(file) => match config::load_server(&file.config) {
-            Ok(server) => {
-                logging::init(&server.log);
-                streams.outcome((handlers.server)(Box::new(server)))
+        Command::Server(file) => match config::read_server(&file.config) {
+            Ok((server, image)) => {
+                let daemon = Daemon::new(file.config, image, logging::init(&server.log));
+                streams.outcome((handlers.server)(Box::new(server), daemon))
             }
             Err(errors) => streams.bad_config(&errors),
         },
-        Command::Client(file) => match config::load_client(&file.config) {
-            Ok(client) => {
-                logging::init(&client.log);
-                streams.outcome((handlers.client)(Box::new(client)))
+        Command::Client(file) => match config::read_client(&file.config) {
+            Ok((client, image)) => {
+                let daemon = Daemon::new(file.config, image, logging::init(&client.log));
+                streams.outcome((handlers.client)(Box::new(client), daemon))
             }
             Err(errors) => streams.bad_config(&errors),
         },
@@ -94,6 +98,11 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(error) => streams.failed(&error.into()),
         },
         Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Reload(args) => match status::socket(args.socket, args.config) {
+            Ok(socket) => streams.outcome((handlers.reload)(socket)),
+            Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
+            Err(error) => streams.failed(&error.into()),
+        },
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }
 }

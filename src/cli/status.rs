@@ -49,15 +49,19 @@ impl std::error::Error for Unknown {}
 
 impl Status {
     pub(super) fn from_args(args: StatusArgs) -> Result<Self, Unknown> {
-        let socket = match (args.socket, args.config) {
-            (Some(socket), _) => socket,
-            (None, Some(file)) => {
-                let admin = config::load_admin(&file).map_err(Unknown::Config)?;
-                admin.socket.ok_or(Unknown::Off(file))?
-            }
-            (None, None) => only(sockets_in(&config::socket_dirs(&|name| std::env::var(name).ok())))?,
-        };
-        Ok(Self { socket, json: args.json })
+        Ok(Self { socket: socket(args.socket, args.config)?, json: args.json })
+    }
+}
+
+/// The socket to ask at: the one that was named, that of a configuration, or the only one there is.
+pub(super) fn socket(socket: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, Unknown> {
+    match (socket, config) {
+        (Some(socket), _) => Ok(socket),
+        (None, Some(file)) => {
+            let admin = config::load_admin(&file).map_err(Unknown::Config)?;
+            admin.socket.ok_or(Unknown::Off(file))
+        }
+        (None, None) => only(sockets_in(&config::socket_dirs(&|name| std::env::var(name).ok()))),
     }
 }
 

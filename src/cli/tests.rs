@@ -15,9 +15,10 @@ use crate::units::{Bitrate, ByteSize, Share};
 
 /// Handlers whose failures tell what they were called with.
 const HANDLERS: Handlers = Handlers {
-    server: |server| bail!("server {}", server.site.name),
-    client: |client| bail!("client {}", client.site.name),
+    server: |server, _| bail!("server {}", server.site.name),
+    client: |client, _| bail!("client {}", client.site.name),
     status: |status| bail!("status {} {}", status.socket.display(), status.json),
+    reload: |socket| bail!("reload {}", socket.display()),
     demo: |demo| if demo.stay { bail!("{demo:?}") } else { Ok(()) },
 };
 
@@ -285,7 +286,7 @@ fn what_looks_unwise_is_a_warning_and_no_failure() {
     assert_eq!(
         outcome.err,
         "client.toml: warning: uplink \"main\": the certificate of a.example:443 is not verified; somebody on the path could see that this is a tunnel\n\
-         client.toml: warning: nothing to carry: no [[forward]], no [socks5], and [dial] allows nothing\n"
+         client.toml: warning: nothing to carry: no [[forward]], no [[socks5]], and [dial] allows nothing\n"
     );
     sites.edit("server.toml", "allow = [\"any\"]\n", "");
     sites.edit("server.toml", "[admin]", "[[peer]]\nname = \"de\"\npublic_key = \"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\"\n[socks5]\npeer = \"de\"\nlisten = \"0.0.0.0:0\"\n[admin]");
@@ -293,7 +294,7 @@ fn what_looks_unwise_is_a_warning_and_no_failure() {
     assert_eq!(outcome.exit, Exit::Fine);
     assert_eq!(
         outcome.err,
-        "server.toml: warning: peer \"nl\" can do nothing: no `allow`, and no [[forward]] or [socks5] for it\n\
+        "server.toml: warning: peer \"nl\" can do nothing: no `allow`, and no [[forward]] or [[socks5]] for it\n\
          server.toml: warning: socks5: 0.0.0.0:0 lets whoever reaches it use the tunnel\n"
     );
 }

@@ -13,14 +13,15 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_local;
 
 use crate::config;
+use crate::connectors::AllowList;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
-use crate::listeners::SessionSlot;
+use crate::listeners::{Hub, SessionSlot};
 use crate::runtime::driver;
 use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
-use crate::site::edges::{self, Served};
+use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
@@ -47,16 +48,18 @@ pub(super) struct Site {
     identity: ClientIdentity,
     seal: SealWish,
     handshake: Duration,
-    config: Limits,
+    limits: RefCell<Limits>,
+    dialling: Dialling,
     current: RefCell<Rc<Shell>>,
     slot: SessionSlot,
+    hub: Rc<Hub>,
     founding: Mutex<()>,
     /// Told to end: no session follows the current one.
     closing: Cell<bool>,
     /// No stream is left to carry to its end.
     over: Cell<bool>,
     pub(super) quic: quic::Endpoint,
-    pub(super) listeners: RefCell<Vec<Served>>,
+    pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
 }
@@ -65,7 +68,7 @@ pub(super) struct Site {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
-    dial: crate::connectors::allow::AllowList,
+    udp: config::Udp,
 }
 
 /// An uplink and what it is to carry at most.
@@ -92,11 +95,12 @@ impl Site {
         let limits = Limits {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
-            dial: config.dial.clone(),
+            udp: config.udp.clone(),
         };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
         slot.set(SessionRef::of(&first));
+        let hub = edges::hub(Side::Client, &slot, &config.udp);
         let site = Rc::new(Self {
             name: config.site.name.clone(),
             started: clock::now(),
@@ -111,14 +115,16 @@ impl Site {
                 config::SealMode::Always => SealWish::Always,
             },
             handshake: config.handshake.timeout,
-            config: limits,
+            limits: RefCell::new(limits),
             current: RefCell::new(Rc::clone(&first)),
             slot,
+            hub,
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
             quic: quic::Endpoint::new(quic::Params::default()),
-            listeners: RefCell::default(),
+            serving: RefCell::default(),
+            dialling: Dialling::new(config.dial.clone(), &config.udp),
             reporter: Reporter::default(),
             dials: RefCell::default(),
         });
@@ -126,12 +132,20 @@ impl Site {
         Ok(site)
     }
 
-    pub(super) fn slot(&self) -> &SessionSlot {
-        &self.slot
+    /// Serves these listeners in place of those before; connections that were accepted are not touched.
+    pub(super) fn serve(&self, edges: Edges) -> anyhow::Result<()> {
+        self.serving.borrow_mut().replace(edges, &self.slot, &self.hub)
     }
 
-    pub(super) fn set_listeners(&self, listeners: Vec<Served>) {
-        *self.listeners.borrow_mut() = listeners;
+    /// What the server may ask this site to dial from here on; streams that are connected stay.
+    pub(super) fn set_dial(&self, allow: AllowList) {
+        self.dialling.replace(allow);
+    }
+
+    /// Streams at a time, from here on.
+    pub(super) fn set_max_streams(&self, max: u32) {
+        self.limits.borrow_mut().performance.max_streams = max;
+        self.shell().set_max_streams(max as usize);
     }
 
     /// Whether the client is on its way out with nothing left to carry: no link is dialled any more.
@@ -146,9 +160,10 @@ impl Site {
     /// Drives a session until it ends, and then puts a new one in its place.
     fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
         let site = Rc::clone(self);
-        let connect = edges::connector(self.config.dial.clone());
+        let dialling = self.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Client, &self.hub);
         spawn_local(async move {
-            let end = driver::run(Rc::clone(&shell), connect).await;
+            let end = driver::run(Rc::clone(&shell), |incoming| dialling.connect(incoming)).await;
             tracing::info!(session = %shell.id.get(), ?end, "session ended");
             if Rc::ptr_eq(&shell, &site.shell()) && !site.closing.get() {
                 site.renew();
@@ -157,7 +172,7 @@ impl Site {
     }
 
     fn renew(self: &Rc<Self>) -> Rc<Shell> {
-        let shell = new_shell(&self.config);
+        let shell = new_shell(&self.limits.borrow());
         *self.current.borrow_mut() = Rc::clone(&shell);
         self.slot.set(SessionRef::of(&shell));
         self.drive(Rc::clone(&shell));
@@ -181,7 +196,7 @@ impl Site {
             seal: self.seal,
             timeout: self.handshake,
             limit: uplink.down,
-            ..Ask::new(asked, &*uplink.name, params::windows(&self.config.performance))
+            ..Ask::new(asked, &*uplink.name, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
@@ -227,6 +242,7 @@ impl Site {
     /// Lets streams end for at most `patience`, then ends the session.
     pub(super) async fn shutdown(&self, patience: Duration) {
         self.closing.set(true);
+        self.serving.borrow().stop();
         let shell = self.shell();
         shell.drain();
         let ended = async {

@@ -1,11 +1,12 @@
 //! The client: one session with its server, links over every uplink, and local listeners.
 //!
 //! [`join`] owns the current session and admits links to it; [`uplink`] decides which endpoints of an uplink have links
-//! ([`fallback`]), and [`slot`] dials one link again and again.
+//! ([`fallback`]), and [`slot`] dials one link again and again. [`reload`] changes it while it runs.
 
 mod dial;
 mod fallback;
 mod join;
+mod reload;
 mod slot;
 mod status;
 mod uplink;
@@ -19,10 +20,12 @@ use anyhow::Context as _;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin;
+use crate::admin::protocol::{Answer, Request};
 use crate::config;
-use crate::site::Edges;
+use crate::site::{self, Daemon, Edges, Sockets, notify};
 
 use join::Site;
+use reload::Reloader;
 
 /// Longest time that a shutdown waits for streams to end.
 pub const DRAIN: Duration = Duration::from_secs(30);
@@ -31,7 +34,10 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Client {
     config: config::Client,
+    daemon: Option<Daemon>,
+    sockets: Sockets,
     edges: Edges,
+    status: Option<admin::Socket>,
 }
 
 /// A view of a running client, for use on its thread.
@@ -41,13 +47,25 @@ pub struct Handle {
 }
 
 impl Client {
-    /// Binds every listener of the configuration.
+    /// Binds every listener of the configuration. Needs a Tokio runtime.
     ///
     /// # Errors
     /// Names the address that could not be bound.
     pub fn bind(config: config::Client) -> anyhow::Result<Self> {
-        let edges = Edges::bind(&config.forwards, config.socks5.as_ref())?;
-        Ok(Self { config, edges })
+        Self::bind_as(config, None)
+    }
+
+    /// As [`Self::bind`], for a site whose configuration can be read again.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_as(config: config::Client, daemon: Option<Daemon>) -> anyhow::Result<Self> {
+        let before = Sockets::of_process()?;
+        let mut sockets = before.next();
+        let edges = Edges::bind(&config.forwards, &config.socks5, &mut sockets)?;
+        let sockets = sockets.finish();
+        let status = site::status_socket(&config.admin)?;
+        Ok(Self { config, daemon, sockets, edges, status })
     }
 
     /// Where it listens: forwards in the order of the configuration, then SOCKS5.
@@ -55,20 +73,13 @@ impl Client {
         self.edges.addresses()
     }
 
-    /// Starts everything. Runs inside a [`LocalSet`].
+    /// Gives up the privileges that binding needed, as the configuration says. To be called while the process has one
+    /// thread.
     ///
     /// # Errors
-    /// What keeps the client from starting.
-    pub fn start(self) -> anyhow::Result<Handle> {
-        let Self { config, edges } = self;
-        let site = Site::new(&config)?;
-        let (served, _accepting) = edges.serve(site.slot())?;
-        site.set_listeners(served);
-        for uplink in &config.uplinks {
-            spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.retry.clone()));
-        }
-        tracing::info!(site = config.site.name, uplinks = config.uplinks.len(), "client is up");
-        Ok(Handle { site })
+    /// They cannot be given up.
+    pub fn drop_privileges(&self) -> anyhow::Result<()> {
+        site::drop_privileges(&self.config.process, self.daemon.as_ref(), self.status.as_ref())
     }
 
     /// Runs until `shutdown` is ready, then drains for at most [`DRAIN`]. Runs inside a [`LocalSet`].
@@ -76,25 +87,45 @@ impl Client {
     /// # Errors
     /// What keeps the client from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let socket = self.config.admin.socket.clone();
-        let handle = self.start()?;
-        let status = match &socket {
-            Some(path) => {
-                let handle = handle.clone();
-                let provider: admin::Provider = Rc::new(move || {
-                    let handle = handle.clone();
-                    Box::pin(async move { handle.status().await })
-                });
-                Some(admin::serve(path, provider).with_context(|| format!("admin socket {}", path.display()))?)
-            }
-            None => None,
-        };
-        shutdown.await;
+        let Self { config, daemon, sockets, edges, status } = self;
+        let handle = start(&config, edges)?;
+        let up = format!("site {}, {} uplinks", config.site.name, config.uplinks.len());
+        let reloader = Rc::new(Reloader::new(config, daemon, sockets, Rc::clone(&handle.site)));
+        let status = status.map(|socket| {
+            let (handle, reloader) = (handle.clone(), Rc::clone(&reloader));
+            socket.serve(Rc::new(move |request| {
+                let (handle, reloader) = (handle.clone(), Rc::clone(&reloader));
+                Box::pin(async move {
+                    match request {
+                        Request::Status => Answer::Status(Box::new(handle.status().await)),
+                        Request::Reload => reloader.reload().await,
+                    }
+                })
+            }))
+        });
+        notify::ready(&up);
+        tokio::select! {
+            () = shutdown => {}
+            () = notify::watchdog(async || {}) => {}
+            () = reloader.at_hangup() => {}
+        }
         tracing::info!("shutting down");
+        notify::stopping(DRAIN);
+        reloader.release();
         handle.shutdown(DRAIN).await;
         drop(status);
         Ok(())
     }
+}
+
+fn start(config: &config::Client, edges: Edges) -> anyhow::Result<Handle> {
+    let site = Site::new(config)?;
+    site.serve(edges)?;
+    for uplink in &config.uplinks {
+        spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.retry.clone()));
+    }
+    tracing::info!(site = config.site.name, uplinks = config.uplinks.len(), "client is up");
+    Ok(Handle { site })
 }
 
 impl Handle {
@@ -107,19 +138,18 @@ impl Handle {
     pub async fn shutdown(&self, patience: Duration) {
         self.site.shutdown(patience).await;
     }
-
-    /// Whether a link is up.
-    pub fn is_connected(&self) -> bool {
-        self.site.shell().is_connected()
-    }
 }
 
 /// Runs a client from its configuration until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub fn run(config: config::Client) -> anyhow::Result<()> {
+pub fn run(config: config::Client, daemon: Daemon) -> anyhow::Result<()> {
     crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
-    LocalSet::new().block_on(&runtime, async { Client::bind(config)?.run(crate::runtime::signal::terminated()).await })
+    LocalSet::new().block_on(&runtime, async {
+        let client = Client::bind_as(config, Some(daemon))?;
+        client.drop_privileges()?;
+        client.run(crate::runtime::signal::terminated()).await
+    })
 }

@@ -43,7 +43,7 @@ pub(super) async fn take(site: &Site) -> Status {
     let uptime = clock::now().saturating_duration_since(site.started);
     let mut status = Status::head(&site.name, "client", uptime);
     status.sessions = site.reporter.sessions(&[site.shell()]).await;
-    status.listeners = site.listeners.borrow().iter().map(|served| report::listener(served, None)).collect();
+    status.listeners = site.serving.borrow().served().map(|served| report::listener(served, None)).collect();
     let dials = site.dials.borrow();
     status.dials = dials
         .iter()

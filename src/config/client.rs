@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site};
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site, Udp};
+use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
@@ -24,12 +25,14 @@ pub struct Client {
     pub uplinks: Vec<Uplink>,
     /// Listeners here; the server dials.
     pub forwards: Vec<Forward>,
-    /// A SOCKS5 listener here; the server dials.
-    pub socks5: Option<Socks5>,
+    /// Proxies here; the server dials.
+    pub socks5: Vec<Socks5>,
     /// What the server may ask this site to dial. Nothing by default.
     pub dial: AllowList,
     /// Limits.
     pub performance: Performance,
+    /// Flows of datagrams.
+    pub udp: Udp,
     /// How links are dialled again.
     pub retry: Retry,
     /// How silence is judged.
@@ -44,6 +47,8 @@ pub struct Client {
     pub seal: SealMode,
     /// Who decides how fast to send.
     pub rate: RateMode,
+    /// How the process behaves.
+    pub process: Process,
 }
 
 /// By what a server is known.
@@ -128,24 +133,27 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     }
     root.unique("uplink", "name");
     let forwards = forward::list(root, &occupied, |_| Some(()));
-    let socks5 = root.optional_table("socks5", |section| forward::socks5(section, &occupied));
+    let socks5 = root.table_or_tables("socks5", |section| forward::socks5(section, &occupied));
     let dial = root.table("dial", |section| allow::list(section, "allow"));
     let performance = root.table("performance", |s| Performance::read(s, 5_000, ByteSize::from_mib(128)));
+    let udp = root.table("udp", Udp::read);
     let retry = root.table("retry", Retry::read);
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     Some(Client {
         site: site?,
         server: server?,
         uplinks,
         forwards: forwards.into_iter().map(|((), forward)| forward).collect(),
-        socks5: socks5.flatten(),
+        socks5,
         dial,
         performance,
+        udp,
         retry,
         liveness,
         handshake,
@@ -153,6 +161,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         log,
         seal,
         rate,
+        process,
     })
 }
 

@@ -27,6 +27,17 @@ pub struct Performance {
     pub memory: ByteSize,
 }
 
+/// How long flows of datagrams are kept, and how many.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Udp {
+    /// Silence after which a flow is forgotten, 1 s to 1 h.
+    pub idle_timeout: Duration,
+    /// The same for one that carried datagrams both ways, 1 s to 1 d; not less than [`Self::idle_timeout`].
+    pub busy_timeout: Duration,
+    /// Flows of one session in each direction, 1 to 1,000,000.
+    pub max_flows: u32,
+}
+
 /// How links are dialled again.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Retry {
@@ -166,6 +177,21 @@ impl Performance {
             max_streams: section.integer("max_streams", max_streams, 1..=STREAMS_MAX),
             memory: section.quantity("memory", memory, ByteSize::from_mib(16)..=ByteSize::from_gib(1024)),
         }
+    }
+}
+
+impl Udp {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let udp = Self {
+            idle_timeout: section.quantity("idle_timeout", seconds(60), seconds(1)..=minutes(60)),
+            busy_timeout: section.quantity("busy_timeout", seconds(180), seconds(1)..=minutes(24 * 60)),
+            max_flows: section.integer("max_flows", 10_000, 1..=1_000_000),
+        };
+        if udp.busy_timeout < udp.idle_timeout {
+            let key = if section.has("busy_timeout") { "busy_timeout" } else { "idle_timeout" };
+            section.fail_at(key, "`busy_timeout` is less than `idle_timeout`");
+        }
+        udp
     }
 }
 

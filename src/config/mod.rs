@@ -12,8 +12,10 @@ mod addr;
 mod allow;
 mod client;
 mod common;
+mod daemon;
 mod endpoint;
 mod forward;
+mod image;
 mod keyfile;
 mod listen;
 mod occupied;
@@ -38,11 +40,13 @@ use crate::config::shape::Key;
 pub use crate::config::addr::Host;
 pub use crate::config::client::{Client, PoolSize, ServerIdentity, Uplink};
 pub use crate::config::common::{
-    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, RateMode, Retry, SealMode, Site, journal_dir,
-    journal_dirs, socket_dirs,
+    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, RateMode, Retry, SealMode, Site, Udp,
+    journal_dir, journal_dirs, socket_dirs,
 };
+pub use crate::config::daemon::Process;
 pub use crate::config::endpoint::{Endpoint, Verify};
-pub use crate::config::forward::{Forward, Socks5};
+pub use crate::config::forward::{Forward, Protocols, Socks5};
+pub use crate::config::image::Image;
 pub use crate::config::listen::{Certificate, Decoy, Listen};
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;
@@ -66,7 +70,7 @@ const FILE_MAX: u64 = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load_client(file: &Path) -> Result<Client, Errors> {
-    parse_client(file, &text_of(file)?, &environment).0
+    Ok(read_client(file)?.0)
 }
 
 /// Loads a server's file.
@@ -74,7 +78,25 @@ pub fn load_client(file: &Path) -> Result<Client, Errors> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load_server(file: &Path) -> Result<Server, Errors> {
-    parse_server(file, &text_of(file)?, &environment).0
+    Ok(read_server(file)?.0)
+}
+
+/// As [`load_client`], with the file as it stands, to be compared with its next version.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_client(file: &Path) -> Result<(Client, Image), Errors> {
+    let text = text_of(file)?;
+    Ok((parse_client(file, &text, &environment).0?, Image::of(&text)))
+}
+
+/// As [`load_server`], with the file as it stands, to be compared with its next version.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_server(file: &Path) -> Result<(Server, Image), Errors> {
+    let text = text_of(file)?;
+    Ok((parse_server(file, &text, &environment).0?, Image::of(&text)))
 }
 
 /// Loads a file of either side.

@@ -2,7 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site};
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, Udp};
+use crate::config::daemon::Process;
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
@@ -26,6 +27,8 @@ pub struct Server {
     pub performance: Performance,
     /// Threads that drive sessions, 1 to 256. Default: the number of cores.
     pub workers: usize,
+    /// Flows of datagrams.
+    pub udp: Udp,
     /// How silence is judged.
     pub liveness: Liveness,
     /// Deadline of strangers.
@@ -38,6 +41,8 @@ pub struct Server {
     pub seal: SealMode,
     /// What all peers together are sent at most, in equal shares.
     pub max_rate: Option<Bitrate>,
+    /// How the process behaves.
+    pub process: Process,
 }
 
 /// A site that may come, and what it may do.
@@ -57,8 +62,8 @@ pub struct Peer {
     pub max_rate: Option<Bitrate>,
     /// Listeners here; this peer dials.
     pub forwards: Vec<Forward>,
-    /// A SOCKS5 listener here; this peer dials.
-    pub socks5: Option<Socks5>,
+    /// Proxies here; this peer dials.
+    pub socks5: Vec<Socks5>,
 }
 
 /// What a server says about keys that belong elsewhere.
@@ -95,22 +100,38 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     for (index, forward) in forward::list(root, &occupied, |entry| peer_index(entry, &peers, &names)) {
         peers[index].forwards.push(forward);
     }
-    let socks5 = root.optional_table("socks5", |section| {
+    let socks5 = root.table_or_tables("socks5", |section| {
         let index = peer_index(section, &peers, &names);
         forward::socks5(section, &occupied).zip(index)
     });
-    if let Some((socks5, index)) = socks5.flatten() {
-        peers[index].socks5 = Some(socks5);
+    for (socks5, index) in socks5 {
+        peers[index].socks5.push(socks5);
     }
+    let udp = root.table("udp", Udp::read);
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let process = root.table("daemon", Process::read);
     let max_rate = root.table("rate", |section| common::rate(section, "max_rate", "no limit"));
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    Some(Server { site: site?, listens, peers, performance, workers, liveness, handshake, admin, log, seal, max_rate })
+    Some(Server {
+        site: site?,
+        listens,
+        peers,
+        performance,
+        workers,
+        udp,
+        liveness,
+        handshake,
+        admin,
+        log,
+        seal,
+        process,
+        max_rate,
+    })
 }
 
 /// Threads beyond any machine this has been thought about for.
@@ -128,8 +149,16 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
     let streams = Shape::optional("integer", "performance.max_streams", format!("1 to {STREAMS_MAX}"));
     let max_streams = entry.integer_as("max_streams", streams, 1..=STREAMS_MAX).unwrap_or(max_streams);
     let max_rate = common::rate(entry, "max_rate", "no limit");
-    let (forwards, socks5) = (Vec::new(), None);
-    Some(Peer { name: name?, public_key: public_key?, psk, allow, max_streams, max_rate, forwards, socks5 })
+    Some(Peer {
+        name: name?,
+        public_key: public_key?,
+        psk,
+        allow,
+        max_streams,
+        max_rate,
+        forwards: Vec::new(),
+        socks5: Vec::new(),
+    })
 }
 
 /// Which of the peers the key `peer` names. A peer with faults of its own is among the names only; that is no second fault.

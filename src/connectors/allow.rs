@@ -14,9 +14,20 @@ pub struct AllowList {
     rules: Vec<Rule>,
 }
 
+/// What a target is talked to by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
 /// Permits targets whose host and port both match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// For what; `None` for everything.
+    pub protocol: Option<Protocol>,
     /// Which hosts.
     pub host: HostRule,
     /// Which ports of them.
@@ -69,6 +80,13 @@ impl AllowList {
     /// A list of these rules; their order makes no difference.
     pub fn new(rules: Vec<Rule>) -> Self {
         Self { rules }
+    }
+
+    /// The rules that hold for one protocol.
+    #[must_use]
+    pub fn only(&self, protocol: Protocol) -> Self {
+        let holds = |rule: &&Rule| rule.protocol.is_none_or(|own| own == protocol);
+        Self { rules: self.rules.iter().filter(holds).cloned().collect() }
     }
 
     /// What can be said of `target` without looking up its name. An address is permitted or refused at once.
@@ -184,7 +202,7 @@ mod tests {
     }
 
     fn list(host: HostRule) -> AllowList {
-        AllowList::new(vec![Rule { host, ports: PortRule::Any }])
+        AllowList::new(vec![Rule { protocol: None, host, ports: PortRule::Any }])
     }
 
     fn name(name: &str) -> Target {
@@ -193,6 +211,17 @@ mod tests {
 
     fn at(ip: &str) -> SocketAddr {
         SocketAddr::new(ip.parse().unwrap(), 443)
+    }
+
+    #[test]
+    fn rules_of_one_protocol_do_not_permit_the_other() {
+        let rule = |protocol, port| Rule { protocol, host: HostRule::Any, ports: PortRule::Range(port, port) };
+        let list = AllowList::new(vec![rule(None, 1), rule(Some(Protocol::Tcp), 2), rule(Some(Protocol::Udp), 3)]);
+        let permitted = |list: &AllowList| -> Vec<u16> {
+            (1..=3).filter(|port| list.permits_addr(SocketAddr::from(([10, 0, 0, 1], *port)))).collect()
+        };
+        assert_eq!(permitted(&list.only(Protocol::Tcp)), [1, 2]);
+        assert_eq!(permitted(&list.only(Protocol::Udp)), [1, 3]);
     }
 
     #[test]
@@ -294,8 +323,8 @@ mod tests {
     #[test]
     fn host_and_port_must_match_the_same_rule() {
         let list = AllowList::new(vec![
-            Rule { host: net("10.0.0.0/8"), ports: PortRule::Range(80, 90) },
-            Rule { host: HostRule::Name("db.example".into()), ports: PortRule::Range(5432, 5432) },
+            Rule { protocol: None, host: net("10.0.0.0/8"), ports: PortRule::Range(80, 90) },
+            Rule { protocol: None, host: HostRule::Name("db.example".into()), ports: PortRule::Range(5432, 5432) },
         ]);
         for (target, expected) in [
             (Target::Ip("10.0.0.1:80".parse().unwrap()), Verdict::Permitted),

@@ -7,8 +7,10 @@ pub mod dial;
 pub mod net;
 #[cfg(test)]
 mod tests;
+pub mod udp;
 
 pub use allow::AllowList;
 pub use connector::{Connector, Counters};
 pub use dial::DialParams;
 pub use net::{Net, System};
+pub use udp::Dialler;

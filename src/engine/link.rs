@@ -4,8 +4,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::sched::Drr;
+use crate::sched::balance::Balance;
+use crate::sched::datagrams::Datagrams;
 use crate::sched::encap::Encapsulation;
 use crate::session::liveness::{self, Liveness};
+use crate::wire::datagram::Datagram;
+use crate::wire::parts::Assembler;
 
 use super::{ESCALATE_AFTER, LinkUp};
 
@@ -27,6 +31,9 @@ pub(super) struct Link {
     pub(super) turn: i64,
     pub(super) live: Liveness,
     pub(super) drr: Drr,
+    pub(super) datagrams: Datagrams<Datagram>,
+    pub(super) balance: Balance,
+    pub(super) assembler: Assembler,
     /// Bulk flows at home here.
     pub(super) bulk: usize,
     pub(super) pongs: VecDeque<(u64, u64)>,
@@ -50,7 +57,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(slot: u8, up: &LinkUp<'_>, params: liveness::Params, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(
+        slot: u8,
+        up: &LinkUp<'_>,
+        params: liveness::Params,
+        datagrams: Datagrams<Datagram>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         Self {
             slot,
             rank: up.rank,
@@ -59,6 +73,9 @@ impl Link {
             turn: 0,
             live: Liveness::new(params, seed, now),
             drr: Drr::default(),
+            datagrams,
+            balance: Balance::default(),
+            assembler: Assembler::default(),
             bulk: 0,
             pongs: VecDeque::new(),
             awake: false,
@@ -75,6 +92,16 @@ impl Link {
             bytes_sent: 0,
             bytes_received: 0,
         }
+    }
+
+    /// Whether streams or datagrams wait.
+    pub(super) fn has_data(&self) -> bool {
+        !self.drr.is_empty() || !self.datagrams.is_empty()
+    }
+
+    /// Bytes of a whole round of its flows.
+    pub(super) fn round_bytes(&self) -> i64 {
+        self.drr.round_bytes(self.datagrams.len())
     }
 
     /// Flows may be placed here without second thoughts.

@@ -12,6 +12,7 @@
 //!
 //! After each mutation drain every output. `now` never goes back.
 
+mod datagrams;
 mod link;
 mod pace;
 mod snapshot;
@@ -24,6 +25,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::ids::{LinkId, Side, StreamId};
+use crate::sched;
+use crate::sched::balance::Turn;
 use crate::sched::egress::{Share, SharedEgress};
 use crate::sched::shaper::Shaper;
 use crate::session::liveness::{self, Verdict};
@@ -33,6 +36,7 @@ use crate::wire::batch::{Batch, Lane};
 use crate::wire::code::Code;
 use crate::wire::frame::Frame;
 
+pub use datagrams::{DatagramTotals, Outgoing};
 use link::{Link, PONGS_MAX};
 pub use pace::LinkUp;
 use pace::{Gate, Limiter, Uplink};
@@ -51,6 +55,8 @@ pub struct Params {
     pub max_rate: Option<Bitrate>,
     /// A line that other sessions share.
     pub egress: Option<SharedEgress>,
+    /// Datagrams that wait, on all links together.
+    pub datagrams: sched::datagrams::Params,
 }
 
 impl Default for Params {
@@ -61,6 +67,7 @@ impl Default for Params {
             resume_timeout: Duration::from_secs(120),
             max_rate: None,
             egress: None,
+            datagrams: sched::datagrams::Params::default(),
         }
     }
 }
@@ -124,6 +131,7 @@ pub struct Engine {
     suspects: u64,
     link_losses: u64,
     bulk_counted: Instant,
+    plane: datagrams::Plane,
 }
 
 impl Engine {
@@ -133,6 +141,7 @@ impl Engine {
         let shared = params.egress.as_ref().map(|egress| Limiter::Shared(Share::join(egress)));
         Self {
             session: Session::new(side, params.session.clone()),
+            plane: datagrams::Plane::new(side, &params.datagrams),
             params,
             seed,
             links: BTreeMap::new(),
@@ -177,7 +186,8 @@ impl Engine {
         let taken = self.links.values().fold(0u64, |mask, link| mask | 1 << link.slot);
         let Some(slot) = (0..LINKS_MAX as u8).find(|slot| taken & (1 << slot) == 0) else { return false };
         self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        let mut link = Link::new(slot, up, self.params.liveness.clone(), self.seed, now);
+        let datagrams = sched::datagrams::Datagrams::new(self.params.datagrams.clone());
+        let mut link = Link::new(slot, up, self.params.liveness.clone(), datagrams, self.seed, now);
         link.uplink = self.uplink_for(up);
         self.links.insert(id, link);
         self.limit_uplink(id, up.limit);
@@ -188,6 +198,7 @@ impl Engine {
         for stream in std::mem::take(&mut self.homeless) {
             self.activate(stream, now);
         }
+        self.place_homeless();
         self.wake(id);
         self.settle(now);
         true
@@ -209,6 +220,8 @@ impl Engine {
         for stream in link.drr.take_all() {
             self.activate(stream, now);
         }
+        self.plane.link_lost(&link);
+        self.place_datagrams(link.datagrams.take_all());
         self.settle(now);
     }
 
@@ -304,6 +317,12 @@ impl Engine {
                     self.leave(id, now);
                 }
             }
+            Frame::Datagram(datagram) => self.plane.take(datagram)?,
+            Frame::Part(part) => {
+                if let Some(whole) = link.assembler.take(part, now) {
+                    self.plane.take_whole(whole)?;
+                }
+            }
             other => {
                 let asked = matches!(&other, Frame::Resume(resume) if resume.last);
                 self.session.handle_frame(other, now)?;
@@ -397,6 +416,7 @@ impl Engine {
                 self.activate(stream, now);
             }
         }
+        self.move_datagrams(id);
         if self.statement_link == Some(id) && self.session.has_statement() {
             self.begin_statement();
         }
@@ -460,7 +480,7 @@ impl Engine {
                 self.session.poll_statement(batch);
             }
         }
-        let has_data = self.links.get(&id).is_some_and(|l| !l.drr.is_empty());
+        let has_data = self.links.get(&id).is_some_and(Link::has_data);
         if self.control_link == Some(id) {
             if has_data {
                 self.session.flush_acks();
@@ -488,10 +508,22 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut put = 0;
         while batch.len() < want {
+            let (streams, flows) = (link.drr.len(), link.datagrams.len());
+            let Some(turn) = link.balance.turn(streams, flows) else { break };
+            if turn == Turn::Datagram {
+                let Some((datagram, _, len)) = link.datagrams.pop(now) else { continue };
+                batch.datagram(&datagram);
+                link.balance.sent(turn, len, flows);
+                self.plane.count_sent(len);
+                put += len;
+                continue;
+            }
             let Some((stream, allowed)) = link.drr.turn() else { break };
-            let room = (want - batch.len()).min(allowed as usize);
+            let most = if flows > 0 { sched::QUANTUM } else { u32::MAX };
+            let room = (want - batch.len()).min(allowed.min(most) as usize);
             let bytes = self.session.fill(stream, room, link.slot, batch);
             put += bytes;
+            link.balance.sent(turn, bytes, streams);
             let more = bytes > 0 && self.session.has_piece(stream);
             link.drr.sent(stream, bytes, more);
             let was_bulk = self.session.is_bulk(stream, now);

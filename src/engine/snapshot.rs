@@ -6,7 +6,7 @@ use crate::ids::LinkId;
 use crate::session::Totals;
 use crate::units::Bitrate;
 
-use super::{Engine, Gate};
+use super::{DatagramTotals, Engine, Gate};
 
 /// One link.
 #[derive(Clone, Debug)]
@@ -71,6 +71,8 @@ pub struct Snapshot {
     pub suspects: u64,
     /// Links lost.
     pub link_losses: u64,
+    /// Counters of datagrams, and what waits of them.
+    pub datagrams: DatagramTotals,
 }
 
 pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
@@ -111,5 +113,6 @@ pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
         totals: engine.session.totals(),
         suspects: engine.suspects,
         link_losses: engine.link_losses,
+        datagrams: engine.datagram_totals(),
     }
 }

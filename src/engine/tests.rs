@@ -1,5 +1,7 @@
 //! Where flows go, and that time always advances. Frames that an engine sends are answered by hand.
 
+mod datagrams;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;

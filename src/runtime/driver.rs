@@ -6,6 +6,8 @@ use std::task::{Context, Poll};
 
 use crate::engine::Reason;
 
+use crate::wire::datagram::Datagram;
+
 use super::alarm::Alarm;
 use super::clock;
 use super::shell::{SessionEnd, Shell};
@@ -14,16 +16,33 @@ use super::stream::{IncomingStream, SessionRef};
 /// Drives a session until it ends. `connect` is given every stream that the peer asks this site to connect; it should
 /// start a task and return.
 pub async fn run(shell: Rc<Shell>, connect: impl Fn(IncomingStream)) -> SessionEnd {
-    let mut driver = Driver { alarm: Alarm::new(), shell };
-    poll_fn(|cx| driver.poll(cx, &connect)).await
+    let mut driver = Driver { alarm: Alarm::new(), shell, arrived: Vec::new() };
+    let end = poll_fn(|cx| driver.poll(cx, &connect)).await;
+    // It may hold the session, and nothing arrives any more.
+    driver.shell.sink.take();
+    end
 }
 
 struct Driver {
     shell: Rc<Shell>,
     alarm: Alarm,
+    arrived: Vec<Datagram>,
 }
 
 impl Driver {
+    /// Gives datagrams to whoever takes them, outside of the engine's borrow.
+    fn deliver(&mut self) {
+        if self.arrived.is_empty() {
+            return;
+        }
+        let sink = self.shell.sink.borrow().clone();
+        match sink {
+            Some(sink) => sink.take(&SessionRef::of(&self.shell), &mut self.arrived),
+            None => self.shell.with(|engine, _| engine.refuse_datagrams(self.arrived.len() as u64)),
+        }
+        self.arrived.clear();
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, connect: &impl Fn(IncomingStream)) -> Poll<SessionEnd> {
         loop {
             let now = clock::now();
@@ -41,8 +60,10 @@ impl Driver {
                 }
                 let due = core.engine.poll_timeout();
                 core.armed = due.map(|(at, _)| at);
+                self.arrived.extend(std::iter::from_fn(|| core.engine.poll_datagram()));
                 (std::mem::take(&mut core.incoming), due)
             };
+            self.deliver();
             for (id, target, class) in incoming {
                 connect(SessionRef::of(&self.shell).incoming(id, target, class));
             }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod driver;
 pub mod edge;
 mod link;
+pub mod netwatch;
 pub mod random;
 pub mod shell;
 pub mod signal;

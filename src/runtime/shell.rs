@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Debug;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -15,11 +16,13 @@ use crate::session::Event;
 use crate::transport::{LinkInfo, LinkRx, LinkTx, TransportKind};
 use crate::units::Bitrate;
 use crate::wire::code::Code;
+use crate::wire::datagram::Datagram;
 use crate::wire::frame::Class;
 use crate::wire::target::Target;
 
 use super::clock;
 use super::link;
+use super::stream::SessionRef;
 
 /// What the shell's owner knows of a link.
 #[derive(Clone, Debug)]
@@ -84,10 +87,17 @@ pub(super) struct Core {
     next_link: u32,
 }
 
+/// Takes the datagrams of a session, on the thread that drives it.
+pub trait DatagramSink: Debug {
+    /// What arrived since the last call; to be emptied. Must not wait.
+    fn take(&self, session: &SessionRef, arrived: &mut Vec<Datagram>);
+}
+
 /// Shared by the tasks of one session.
 #[derive(Debug)]
 pub struct Shell {
     pub(super) core: RefCell<Core>,
+    pub(super) sink: RefCell<Option<Rc<dyn DatagramSink>>>,
     /// As both sides know it.
     pub id: Cell<SessionId>,
     /// Name of the site at the far end.
@@ -108,9 +118,15 @@ impl Shell {
                 armed: None,
                 next_link: 0,
             }),
+            sink: RefCell::default(),
             id: Cell::new(id),
             peer,
         })
+    }
+
+    /// Who takes the datagrams that arrive from here on.
+    pub fn set_sink(&self, sink: Rc<dyn DatagramSink>) {
+        *self.sink.borrow_mut() = Some(sink);
     }
 
     /// Adds an authenticated link and starts its tasks. The receiver hears of its end.
@@ -212,6 +228,16 @@ impl Shell {
         self.with(|engine, _| engine.session().set_peer_windows(stream, session));
     }
 
+    /// What all links may send together from now on.
+    pub fn set_max_rate(&self, rate: Option<Bitrate>) {
+        self.with(|engine, _| engine.set_max_rate(rate));
+    }
+
+    /// Takes at most `max` streams at once in each direction from here on; those that live stay.
+    pub fn set_max_streams(&self, max: usize) {
+        self.with(|engine, _| engine.session().set_max_streams(max));
+    }
+
     /// Whether a link is up.
     pub fn is_connected(&self) -> bool {
         self.core.borrow().engine.link_count() > 0
@@ -272,6 +298,9 @@ impl Core {
     pub(super) fn after(&mut self, now: Instant) {
         while let Some(event) = self.engine.session().poll_event() {
             self.on_event(event);
+        }
+        if self.engine.datagrams_arrived() > 0 {
+            self.wake_driver();
         }
         while let Some((id, reason)) = self.engine.poll_close() {
             if let Some(slot) = self.links.get_mut(&id) {

@@ -1,4 +1,4 @@
-//! Signals that end the program.
+//! Signals that end the program, or have it read its configuration again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_local;
@@ -16,6 +16,31 @@ pub async fn terminated() {
         tracing::warn!("told to end for the second time: not waiting");
         std::process::exit(1);
     });
+}
+
+/// SIGHUPs, from here on.
+#[derive(Debug)]
+pub struct Hangups(Option<Signal>);
+
+/// Starts to listen for SIGHUP, which ends the program no more from then on.
+pub fn hangups() -> Hangups {
+    let signal = signal(SignalKind::hangup());
+    if signal.is_err() {
+        tracing::error!("cannot listen for SIGHUP");
+    }
+    Hangups(signal.ok())
+}
+
+impl Hangups {
+    /// Ready with the next one. Several that come at once are one.
+    pub async fn next(&mut self) {
+        if let Some(signal) = &mut self.0
+            && signal.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
 async fn either(term: &mut Signal, int: &mut Signal) {

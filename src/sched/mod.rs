@@ -10,6 +10,9 @@ pub mod egress;
 pub mod encap;
 pub mod shaper;
 
+pub mod balance;
+pub mod datagrams;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -70,9 +73,9 @@ impl Drr {
         !self.new.is_empty()
     }
 
-    /// Bytes of a whole round.
-    pub fn turn_bytes(&self) -> i64 {
-        i64::from(self.quantum).saturating_mul(i64::try_from(self.active).unwrap_or(i64::MAX))
+    /// Bytes of a whole round, with so many other flows in it.
+    pub fn round_bytes(&self, others: usize) -> i64 {
+        i64::from(self.quantum).saturating_mul(i64::try_from(self.active + others).unwrap_or(i64::MAX))
     }
 
     /// The flow has something to send. No effect if it is known already.

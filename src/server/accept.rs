@@ -1,7 +1,6 @@
 //! Sockets that links come in by, from the connection to the proof of who it is.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::config::{self, Certificate, Listen};
-use crate::site::edges;
 use crate::site::params;
+use crate::site::sockets::Gathering;
 use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};
@@ -34,8 +33,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Bound {
     address: SocketAddr,
     socket: Socket,
-    /// Files whose change is to be followed.
-    watched: Option<(Arc<Certificates>, Vec<PathBuf>)>,
+    /// Certificates from files, whose change is to be followed.
+    watched: Option<Arc<Certificates>>,
 }
 
 #[derive(Debug)]
@@ -48,28 +47,34 @@ impl Bound {
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// The certificate that it shows, if that comes from files.
+    pub(super) fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.watched.clone()
+    }
 }
 
 /// Binds one `[[listen]]`. Whoever has not said what he wants after `time` is shown out.
-pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
+pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>) -> anyhow::Result<Bound> {
     let named = || format!("cannot listen on {} {}", listen.transport, listen.address);
     let certificates = listen.certificate.as_ref().map(load).transpose()?.map(Arc::new);
-    let watched = match (&certificates, &listen.certificate) {
-        (Some(held), Some(Certificate::Files { chain, key })) => {
-            Some((Arc::clone(held), vec![chain.clone(), key.clone()]))
-        }
-        _ => None,
-    };
+    let from_files = matches!(listen.certificate, Some(Certificate::Files { .. }));
+    let watched = certificates.clone().filter(|_| from_files);
     match listen.transport {
         TransportKind::Quic => {
             let certificates = certificates.context("QUIC needs a certificate")?;
             let tls = tls::server_config(certificates, &[ALPN_H3])?;
-            let listener = quic::Listener::bind(listen.address, &tls, quic::Params::default()).with_context(named)?;
+            let params = quic::Params::default();
+            let listener = match sockets.passed_udp(listen.address)? {
+                Some(socket) => quic::Listener::serve(socket, &tls, params),
+                None => quic::Listener::bind(listen.address, &tls, params),
+            };
+            let listener = listener.with_context(named)?;
             let address = listener.local_addr().with_context(named)?;
             Ok(Bound { address, socket: Socket::Quic(Box::new(listener)), watched })
         }
         TransportKind::Ws | TransportKind::Mem => {
-            let listener = TcpListener::from_std(edges::bind(listen.address)?).with_context(named)?;
+            let listener = TcpListener::from_std(sockets.tcp(listen.address)?).with_context(named)?;
             let mut options = ws::AcceptOptions::new(listen.path.clone());
             options.tls = certificates.map(|c| tls::server_config(c, &[ALPN_HTTP])).transpose()?;
             options.decoy = Arc::new(decoy(&listen.decoy));
@@ -82,11 +87,15 @@ pub(super) fn bind(listen: &Listen, time: Duration) -> anyhow::Result<Bound> {
 }
 
 fn load(certificate: &Certificate) -> anyhow::Result<Certificates> {
-    let source = match certificate {
+    Certificates::load(source(certificate)).context("certificate")
+}
+
+/// Where a certificate comes from.
+pub(super) fn source(certificate: &Certificate) -> CertSource {
+    match certificate {
         Certificate::Files { chain, key } => CertSource::Files { certificate: chain.clone(), private_key: key.clone() },
         Certificate::SelfSigned => CertSource::SelfSigned { names: Vec::new() },
-    };
-    Certificates::load(source).context("certificate")
+    }
 }
 
 fn decoy(decoy: &config::Decoy) -> ws::Decoy {
@@ -125,8 +134,8 @@ impl Acceptor {
     /// Serves a socket until aborted.
     pub(super) fn serve(self: &Rc<Self>, bound: Bound) -> AbortHandle {
         let acceptor = Rc::clone(self);
-        if let Some((certificates, files)) = bound.watched {
-            spawn_local(certwatch::watch(certificates, files));
+        if let Some(certificates) = bound.watched {
+            spawn_local(certwatch::watch(certificates));
         }
         let task = match bound.socket {
             Socket::Ws(listener, options) => {

@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::transport::tls::Certificates;
+use crate::transport::tls::{CertSource, Certificates};
 
 /// Between looks: renewals happen every few weeks, and a look costs two system calls.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Reloads `certificates` whenever one of `files` is another one, until aborted. Files that do not fit together (one is
+/// Reloads `certificates` whenever one of their files is another one, until aborted. Files that do not fit together (one is
 /// there before the other) are tried again at every look.
-pub(super) async fn watch(certificates: Arc<Certificates>, files: Vec<PathBuf>) {
-    let mut shown = stamps(&files);
+pub(super) async fn watch(certificates: Arc<Certificates>) {
+    let mut shown = stamps(&files(&certificates));
     let mut complained = None;
     loop {
         tokio::time::sleep(LOOK).await;
+        let files = files(&certificates);
         let found = stamps(&files);
         if found == shown {
             continue;
@@ -36,15 +37,20 @@ pub(super) async fn watch(certificates: Arc<Certificates>, files: Vec<PathBuf>) 
     }
 }
 
+fn files(certificates: &Certificates) -> Vec<PathBuf> {
+    match certificates.source() {
+        CertSource::Files { certificate, private_key } => vec![certificate, private_key],
+        CertSource::SelfSigned { .. } => Vec::new(),
+    }
+}
+
 /// What tells one state of the files from another.
-fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
-    files
-        .iter()
-        .map(|file| {
-            let about = std::fs::metadata(file).ok()?;
-            Some((about.modified().ok()?, about.len()))
-        })
-        .collect()
+fn stamps(files: &[PathBuf]) -> Vec<(PathBuf, Option<(SystemTime, u64)>)> {
+    let stamp = |file: &PathBuf| {
+        let about = std::fs::metadata(file).ok()?;
+        Some((about.modified().ok()?, about.len()))
+    };
+    files.iter().map(|file| (file.clone(), stamp(file))).collect()
 }
 
 #[cfg(test)]
@@ -52,7 +58,6 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
-    use crate::transport::tls::CertSource;
 
     fn write(files: &[PathBuf], what: &str) {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
@@ -71,7 +76,7 @@ mod tests {
         let certificates = Arc::new(Certificates::load(source).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         LocalSet::new().block_on(&runtime, async {
-            spawn_local(watch(Arc::clone(&certificates), files.clone()));
+            spawn_local(watch(Arc::clone(&certificates)));
             tokio::time::sleep(LOOK / 2).await;
             let first = certificates.fingerprint();
             write(&files, "certificate only");

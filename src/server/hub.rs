@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +23,7 @@ const SESSIONS_MAX: usize = 8;
 /// Commands that wait for a worker at most; a link whose worker is that far behind is dropped and redialled.
 pub(super) const COMMANDS_MAX: usize = 256;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
     name: String,
     psk: Option<Psk>,
@@ -31,44 +31,111 @@ struct Peer {
     worker: usize,
 }
 
-#[derive(Debug)]
-pub(super) struct Hub {
+/// Who may come, and the threads that they are spread over.
+#[derive(Debug, Default)]
+struct Table {
     peers: BTreeMap<PublicKey, Peer>,
     workers: Vec<mpsc::Sender<Command>>,
+    next_index: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Hub {
+    table: RwLock<Table>,
+    /// Threads at most.
+    workers_max: usize,
+    limits: worker::Limits,
     sessions: Mutex<BTreeMap<SessionId, PublicKey>>,
     draining: AtomicBool,
 }
 
 impl Hub {
-    /// Starts the workers and gives each its peers and their listeners.
-    pub(super) fn start(config: &config::Server, edges: Vec<Edges>) -> anyhow::Result<Arc<Self>> {
-        let count = config.workers.clamp(1, config.peers.len().max(1));
-        let (workers, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
-        let peers = config
-            .peers
-            .iter()
-            .enumerate()
-            .map(|(index, peer)| {
-                let known = Peer { name: peer.name.clone(), psk: peer.psk.clone(), index, worker: index % count };
-                (peer.public_key, known)
-            })
-            .collect();
-        let hub = Arc::new(Self { peers, workers, sessions: Mutex::default(), draining: AtomicBool::new(false) });
-        let egress = config.max_rate.map(Egress::shared);
-        let mut shares: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-        for (index, (peer, edges)) in config.peers.iter().zip(edges).enumerate() {
-            shares[index % count].push((index, peer.clone(), edges));
-        }
-        for (number, (inbox, share)) in inboxes.into_iter().zip(shares).enumerate() {
-            let share = worker::Share {
-                peers: share,
-                performance: config.performance.clone(),
-                liveness: config.liveness.clone(),
-                egress: egress.clone(),
-            };
-            worker::start(number, share, inbox, Arc::clone(&hub))?;
+    /// Starts the workers and gives each its peers and their listeners. To be called on the thread that is to be the
+    /// first worker's.
+    pub(super) async fn start(config: &config::Server, edges: Vec<Edges>) -> anyhow::Result<Arc<Self>> {
+        let limits = worker::Limits {
+            performance: config.performance.clone(),
+            liveness: config.liveness.clone(),
+            udp: config.udp.clone(),
+            egress: config.max_rate.map(Egress::shared),
+        };
+        let hub = Arc::new(Self {
+            table: RwLock::default(),
+            workers_max: config.workers.max(1),
+            limits,
+            sessions: Mutex::default(),
+            draining: AtomicBool::new(false),
+        });
+        for (peer, edges) in config.peers.iter().zip(edges) {
+            hub.put(peer, edges).await?;
         }
         Ok(hub)
+    }
+
+    /// Lets a peer come, or changes what it may do and its listeners. Its sessions and their streams go on. A peer is
+    /// known by its key; another name makes it another one.
+    pub(super) async fn put(self: &Arc<Self>, config: &config::Peer, edges: Edges) -> anyhow::Result<()> {
+        let known = self.table().peers.get(&config.public_key).filter(|peer| peer.name == config.name).cloned();
+        let known = match known {
+            Some(peer) => peer,
+            None => {
+                self.remove(&config.public_key).await;
+                self.place(config)?
+            }
+        };
+        let worker = self.table().workers[known.worker].clone();
+        let (done, finished) = oneshot::channel();
+        let command = Command::Peer { index: known.index, config: Box::new(config.clone()), edges, done };
+        let gone = || anyhow::anyhow!("the thread of peer {} is gone", config.name);
+        worker.send(command).await.map_err(|_| gone())?;
+        let psk = config.psk.clone();
+        self.table_mut().peers.insert(config.public_key, Peer { psk, ..known });
+        finished.await.map_err(|_| gone())?
+    }
+
+    /// Ends the sessions of a peer, and lets it come no more.
+    pub(super) async fn remove(&self, key: &PublicKey) {
+        let Some(peer) = self.table_mut().peers.remove(key) else { return };
+        let worker = self.table().workers[peer.worker].clone();
+        // A worker that is gone has nothing left of it.
+        let _gone = worker.send(Command::Remove { index: peer.index }).await;
+    }
+
+    /// Keys and names of those who may come.
+    pub(super) fn peers(&self) -> Vec<(PublicKey, String)> {
+        self.table().peers.iter().map(|(key, peer)| (*key, peer.name.clone())).collect()
+    }
+
+    /// A number and a thread for a new peer: a new thread while there may be more, else the one with the fewest peers.
+    fn place(self: &Arc<Self>, config: &config::Peer) -> anyhow::Result<Peer> {
+        let started = self.table().workers.len();
+        let worker = if started < self.workers_max {
+            let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+            worker::start(started, self.limits.clone(), inbox, Arc::clone(self))?;
+            self.table_mut().workers.push(commands);
+            started
+        } else {
+            let table = self.table();
+            let load = |worker: &usize| table.peers.values().filter(|peer| peer.worker == *worker).count();
+            (0..started).min_by_key(load).unwrap_or_default()
+        };
+        let mut table = self.table_mut();
+        let index = table.next_index;
+        table.next_index += 1;
+        Ok(Peer { name: config.name.clone(), psk: config.psk.clone(), index, worker })
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        // Plain values, whole even if a thread died while it held the lock.
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn workers(&self) -> Vec<mpsc::Sender<Command>> {
+        self.table().workers.clone()
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<SessionId, PublicKey>> {
@@ -78,10 +145,11 @@ impl Hub {
 
     /// Gives an authenticated link to the thread of its peer.
     pub(super) fn admit(&self, admitted: Admitted) {
-        let Some(peer) = self.peers.get(&admitted.peer) else { return };
+        let table = self.table();
+        let Some(peer) = table.peers.get(&admitted.peer) else { return };
         self.sessions().insert(admitted.session, admitted.peer);
         let command = Command::Link { peer: peer.index, admitted: Box::new(admitted) };
-        if self.workers[peer.worker].try_send(command).is_err() {
+        if table.workers[peer.worker].try_send(command).is_err() {
             tracing::warn!(peer = peer.name, "link dropped: its thread is busy");
         }
     }
@@ -93,7 +161,7 @@ impl Hub {
 
     /// Asks every worker what it does.
     pub(super) async fn fill_status(&self, status: &mut Status) {
-        for worker in &self.workers {
+        for worker in self.workers() {
             let (answer, answered) = oneshot::channel();
             if worker.send(Command::Status(answer)).await.is_ok()
                 && let Ok(part) = answered.await
@@ -104,11 +172,22 @@ impl Hub {
         }
     }
 
+    /// Ready when every worker has taken a turn.
+    pub(super) async fn alive(&self) {
+        for worker in self.workers() {
+            let (answer, answered) = oneshot::channel();
+            if worker.send(Command::Alive(answer)).await.is_ok() {
+                // A worker that is gone ends with its sessions; the others are not to be killed for it.
+                let _gone = answered.await;
+            }
+        }
+    }
+
     /// Lets streams end for at most `patience`, then ends every session.
     pub(super) async fn shutdown(&self, patience: Duration) {
         self.draining.store(true, Ordering::Relaxed);
         let mut waiting = Vec::new();
-        for worker in &self.workers {
+        for worker in self.workers() {
             let (done, finished) = oneshot::channel();
             if worker.send(Command::Shutdown(patience, done)).await.is_ok() {
                 waiting.push(finished);
@@ -123,7 +202,8 @@ impl Hub {
 
 impl Admission for Hub {
     fn peer(&self, key: &PublicKey) -> Option<KnownPeer> {
-        let peer = self.peers.get(key)?;
+        let table = self.table();
+        let peer = table.peers.get(key)?;
         Some(KnownPeer { name: peer.name.clone(), psk: peer.psk.clone().unwrap_or_else(Psk::none) })
     }
 

@@ -2,29 +2,32 @@
 //!
 //! Thread 0 binds, accepts and shakes hands ([`accept`]); it also drives sessions. Peers are spread over `workers`
 //! threads, and all sessions of a peer live on the peer's thread together with its reverse listeners ([`worker`]).
-//! [`hub`] is what the threads share: which sessions live, and where.
+//! [`hub`] is what the threads share: who may come, which sessions live, and where. [`reload`] changes it while it runs.
 
 mod accept;
 mod certwatch;
 mod hub;
+mod reload;
 mod worker;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::task::LocalSet;
 
+use crate::admin::protocol::{Answer, Request};
 use crate::admin::{self, Status};
 use crate::config;
 use crate::runtime::clock;
-use crate::site::Edges;
+use crate::site::{self, Daemon, Edges, Sockets, notify};
 
 use accept::{Acceptor, Bound};
 use hub::Hub;
+use reload::Reloader;
 
 /// Longest time that a shutdown waits for streams to end.
 pub const DRAIN: Duration = Duration::from_secs(30);
@@ -33,8 +36,11 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Server {
     config: config::Server,
+    daemon: Option<Daemon>,
+    sockets: Sockets,
     bound: Vec<Bound>,
     edges: Vec<Edges>,
+    status: Option<admin::Socket>,
 }
 
 impl Server {
@@ -43,15 +49,24 @@ impl Server {
     /// # Errors
     /// Names the address that could not be bound, or the certificate that could not be loaded.
     pub fn bind(config: config::Server) -> anyhow::Result<Self> {
+        Self::bind_as(config, None)
+    }
+
+    /// As [`Self::bind`], for a site whose configuration can be read again.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_as(config: config::Server, daemon: Option<Daemon>) -> anyhow::Result<Self> {
         let time = config.handshake.timeout;
+        let before = Sockets::of_process()?;
+        let mut sockets = before.next();
+        let listens = config.listens.iter();
         let bound =
-            config.listens.iter().map(|listen| accept::bind(listen, time)).collect::<anyhow::Result<Vec<_>>>()?;
-        let edges = config
-            .peers
-            .iter()
-            .map(|peer| Edges::bind(&peer.forwards, peer.socks5.as_ref()))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Self { config, bound, edges })
+            listens.map(|listen| accept::bind(listen, time, &mut sockets)).collect::<anyhow::Result<Vec<_>>>()?;
+        let edges = reload::edges(&config.peers, &mut sockets)?;
+        let sockets = sockets.finish();
+        let status = site::status_socket(&config.admin)?;
+        Ok(Self { config, daemon, sockets, bound, edges, status })
     }
 
     /// Addresses that links may be dialled to, in the order of the configuration.
@@ -64,35 +79,52 @@ impl Server {
         self.edges.iter().flat_map(Edges::addresses).collect()
     }
 
+    /// Gives up the privileges that binding needed, as the configuration says. To be called while the process has one
+    /// thread.
+    ///
+    /// # Errors
+    /// They cannot be given up.
+    pub fn drop_privileges(&self) -> anyhow::Result<()> {
+        site::drop_privileges(&self.config.process, self.daemon.as_ref(), self.status.as_ref())
+    }
+
     /// Serves until `shutdown` is ready, then drains for at most [`DRAIN`]. Runs inside a [`LocalSet`].
     ///
     /// # Errors
     /// What keeps the server from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, bound, edges } = self;
+        let Self { config, daemon, sockets, bound, edges, status } = self;
         let started = clock::now();
-        let hub = Hub::start(&config, edges)?;
+        let hub = Hub::start(&config, edges).await?;
         let acceptor = Rc::new(Acceptor::new(&config, Arc::clone(&hub))?);
+        let certificates = bound.iter().map(Bound::certificates).collect();
         let accepting: Vec<_> = bound.into_iter().map(|bound| acceptor.serve(bound)).collect();
-        let status = match &config.admin.socket {
-            Some(path) => {
-                let (hub, name) = (Arc::clone(&hub), config.site.name.clone());
-                let provider: admin::Provider = Rc::new(move || {
-                    let (hub, name) = (Arc::clone(&hub), name.clone());
-                    Box::pin(async move {
-                        let uptime = clock::now().saturating_duration_since(started);
-                        let mut status = Status::head(&name, "server", uptime);
-                        hub.fill_status(&mut status).await;
-                        status.sum()
-                    })
-                });
-                Some(admin::serve(path, provider).with_context(|| format!("admin socket {}", path.display()))?)
-            }
-            None => None,
-        };
-        tracing::info!(site = config.site.name, peers = config.peers.len(), "server is up");
-        shutdown.await;
+        let name = config.site.name.clone();
+        let up = format!("site {name}, {} peers", config.peers.len());
+        let reloader = Rc::new(Reloader::new(config, daemon, sockets, certificates, Arc::clone(&hub)));
+        let status = status.map(|socket| {
+            let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
+            socket.serve(Rc::new(move |request| {
+                let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
+                Box::pin(async move {
+                    match request {
+                        Request::Status => Answer::Status(Box::new(told(&hub, &name, started).await)),
+                        Request::Reload => reloader.reload().await,
+                    }
+                })
+            }))
+        });
+        tracing::info!(site = name, peers = reloader.peers(), "server is up");
+        notify::ready(&up);
+        let watching = notify::watchdog(|| hub.alive());
+        tokio::select! {
+            () = shutdown => {}
+            () = watching => {}
+            () = reloader.at_hangup() => {}
+        }
         tracing::info!("shutting down");
+        notify::stopping(DRAIN);
+        reloader.release();
         // Links are taken to the end: a stream that is to finish may lose those it has.
         hub.shutdown(DRAIN).await;
         for task in accepting {
@@ -103,12 +135,23 @@ impl Server {
     }
 }
 
+async fn told(hub: &Hub, name: &str, started: Instant) -> Status {
+    let uptime = clock::now().saturating_duration_since(started);
+    let mut status = Status::head(name, "server", uptime);
+    hub.fill_status(&mut status).await;
+    status.sum()
+}
+
 /// Runs a server from its configuration until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub fn run(config: config::Server) -> anyhow::Result<()> {
+pub fn run(config: config::Server, daemon: Daemon) -> anyhow::Result<()> {
     crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
-    LocalSet::new().block_on(&runtime, async { Server::bind(config)?.run(crate::runtime::signal::terminated()).await })
+    LocalSet::new().block_on(&runtime, async {
+        let server = Server::bind_as(config, Some(daemon))?;
+        server.drop_privileges()?;
+        server.run(crate::runtime::signal::terminated()).await
+    })
 }

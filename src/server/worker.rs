@@ -8,25 +8,23 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin::status::{ListenerStatus, SessionStatus};
 use crate::config;
 use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
-use crate::listeners::SessionSlot;
+use crate::listeners::{Hub, SessionSlot};
 use crate::runtime::shell::{LinkMeta, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
 use crate::sched::egress::SharedEgress;
-use crate::site::edges::{self, Edges, Served};
+use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport;
 use crate::transport::auth::Admitted;
 use crate::wire::code::Code;
-
-use super::hub::Hub;
 
 /// How often shutdown looks whether all streams have ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
@@ -36,7 +34,22 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// What a worker is asked to do.
 #[derive(Debug)]
 pub(super) enum Command {
-    Link { peer: usize, admitted: Box<Admitted> },
+    /// A peer that is new, or is to change.
+    Peer {
+        index: usize,
+        config: Box<config::Peer>,
+        edges: Edges,
+        done: oneshot::Sender<anyhow::Result<()>>,
+    },
+    /// A peer that may come no more.
+    Remove {
+        index: usize,
+    },
+    Link {
+        peer: usize,
+        admitted: Box<Admitted>,
+    },
+    Alive(oneshot::Sender<()>),
     Status(oneshot::Sender<Part>),
     Shutdown(Duration, oneshot::Sender<()>),
 }
@@ -48,21 +61,25 @@ pub(super) struct Part {
     pub(super) listeners: Vec<ListenerStatus>,
 }
 
-/// Peers of one worker, with their numbers and listeners.
-#[derive(Debug)]
-pub(super) struct Share {
-    pub(super) peers: Vec<(usize, config::Peer, Edges)>,
+/// What the sessions of all peers have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
+    pub(super) udp: config::Udp,
     /// The line that all peers share, if it is the narrow place.
     pub(super) egress: Option<SharedEgress>,
 }
 
 /// Starts a worker: number 0 on the calling thread, the others on their own.
-pub(super) fn start(number: usize, share: Share, inbox: mpsc::Receiver<Command>, hub: Arc<Hub>) -> anyhow::Result<()> {
+pub(super) fn start(
+    number: usize,
+    limits: Limits,
+    inbox: mpsc::Receiver<Command>,
+    hub: Arc<super::hub::Hub>,
+) -> anyhow::Result<()> {
     if number == 0 {
-        let worker = Worker::new(share, hub, false)?;
-        spawn_local(worker.run(inbox));
+        spawn_local(Worker::new(limits, hub, false).run(inbox));
         return Ok(());
     }
     std::thread::Builder::new()
@@ -70,10 +87,8 @@ pub(super) fn start(number: usize, share: Share, inbox: mpsc::Receiver<Command>,
         .spawn(move || {
             let work = || {
                 let runtime = crate::runtime::thread()?;
-                LocalSet::new().block_on(&runtime, async {
-                    Worker::new(share, hub, true)?.run(inbox).await;
-                    anyhow::Ok(())
-                })
+                LocalSet::new().block_on(&runtime, Worker::new(limits, hub, true).run(inbox));
+                anyhow::Ok(())
             };
             if let Err(error) = work() {
                 tracing::error!(%error, "a session thread could not start");
@@ -84,55 +99,35 @@ pub(super) fn start(number: usize, share: Share, inbox: mpsc::Receiver<Command>,
 }
 
 struct PeerState {
-    config: config::Peer,
+    config: RefCell<config::Peer>,
     slot: SessionSlot,
-    served: Vec<Served>,
-    accepting: Vec<AbortHandle>,
+    hub: Rc<Hub>,
+    serving: RefCell<Serving>,
+    dialling: Dialling,
     sessions: RefCell<BTreeMap<SessionId, Rc<Shell>>>,
 }
 
 struct Worker {
-    peers: BTreeMap<usize, Rc<PeerState>>,
-    performance: config::Performance,
-    liveness: config::Liveness,
-    egress: Option<SharedEgress>,
-    hub: Arc<Hub>,
+    peers: RefCell<BTreeMap<usize, Rc<PeerState>>>,
+    limits: Limits,
+    hub: Arc<super::hub::Hub>,
     reporter: Rc<Reporter>,
     /// Links come from another thread's runtime.
     foreign: bool,
 }
 
 impl Worker {
-    fn new(share: Share, hub: Arc<Hub>, foreign: bool) -> anyhow::Result<Self> {
-        let mut peers = BTreeMap::new();
-        for (index, config, edges) in share.peers {
-            let slot = SessionSlot::default();
-            let (served, accepting) = edges.serve(&slot)?;
-            let state = PeerState { config, slot, served, accepting, sessions: RefCell::default() };
-            peers.insert(index, Rc::new(state));
-        }
-        Ok(Self {
-            peers,
-            performance: share.performance,
-            liveness: share.liveness,
-            egress: share.egress,
-            hub,
-            reporter: Rc::default(),
-            foreign,
-        })
+    fn new(limits: Limits, hub: Arc<super::hub::Hub>, foreign: bool) -> Self {
+        Self { peers: RefCell::default(), limits, hub, reporter: Rc::default(), foreign }
     }
 
     async fn run(self, mut inbox: mpsc::Receiver<Command>) {
         while let Some(command) = inbox.recv().await {
-            match command {
-                Command::Link { peer, admitted } => self.link(peer, *admitted),
-                Command::Status(answer) => self.tell(answer),
-                Command::Shutdown(patience, done) => {
-                    self.wind_up(patience, inbox).await;
-                    // Whoever asked may have left.
-                    let _left = done.send(());
-                    return;
-                }
+            if let Some((patience, done)) = self.obey(command) {
+                self.wind_up(patience, inbox).await;
+                // Whoever asked may have left.
+                let _left = done.send(());
+                return;
             }
         }
     }
@@ -143,26 +138,82 @@ impl Worker {
         loop {
             tokio::select! {
                 () = &mut ended => return,
-                Some(command) = inbox.recv() => match command {
-                    Command::Link { peer, admitted } => self.link(peer, *admitted),
-                    Command::Status(answer) => self.tell(answer),
-                    // It is under way; this asker learns of its end by the channel's.
-                    Command::Shutdown(..) => {}
-                },
+                Some(command) = inbox.recv() => {
+                    // When it is under way, another asker learns of its end by the channel's.
+                    self.obey(command);
+                }
             }
         }
     }
 
+    /// Does what can be done at once; gives back a shutdown, which cannot.
+    fn obey(&self, command: Command) -> Option<(Duration, oneshot::Sender<()>)> {
+        match command {
+            Command::Peer { index, config, edges, done } => {
+                // Whoever asked may have left.
+                let _left = done.send(self.put(index, *config, edges));
+            }
+            Command::Remove { index } => self.remove(index),
+            Command::Link { peer, admitted } => self.link(peer, *admitted),
+            Command::Alive(answer) => {
+                let _left = answer.send(());
+            }
+            Command::Status(answer) => self.tell(answer),
+            Command::Shutdown(patience, done) => return Some((patience, done)),
+        }
+        None
+    }
+
+    fn put(&self, index: usize, config: config::Peer, edges: Edges) -> anyhow::Result<()> {
+        let known = self.peers.borrow().get(&index).cloned();
+        let Some(peer) = known else {
+            let (slot, mut serving) = (SessionSlot::default(), Serving::default());
+            let flows = edges::hub(Side::Server, &slot, &self.limits.udp);
+            serving.replace(edges, &slot, &flows)?;
+            let state = PeerState {
+                dialling: Dialling::new(config.allow.clone(), &self.limits.udp),
+                config: RefCell::new(config),
+                slot,
+                hub: flows,
+                serving: RefCell::new(serving),
+                sessions: RefCell::default(),
+            };
+            self.peers.borrow_mut().insert(index, Rc::new(state));
+            return Ok(());
+        };
+        if peer.config.borrow().allow != config.allow {
+            peer.dialling.replace(config.allow.clone());
+        }
+        if peer.config.borrow().max_streams != config.max_streams {
+            peer.sessions.borrow().values().for_each(|shell| shell.set_max_streams(config.max_streams as usize));
+        }
+        if peer.config.borrow().max_rate != config.max_rate {
+            peer.sessions.borrow().values().for_each(|shell| shell.set_max_rate(config.max_rate));
+        }
+        peer.config.replace(config);
+        peer.serving.borrow_mut().replace(edges, &peer.slot, &peer.hub)
+    }
+
+    fn remove(&self, index: usize) {
+        let Some(peer) = self.peers.borrow_mut().remove(&index) else { return };
+        peer.serving.borrow().stop();
+        peer.slot.clear();
+        for shell in peer.sessions.borrow().values() {
+            shell.close(Code::NotAllowed, "this site is no longer a peer");
+        }
+    }
+
     fn link(&self, peer: usize, admitted: Admitted) {
-        let Some(peer) = self.peers.get(&peer) else { return };
+        let Some(peer) = self.peers.borrow().get(&peer).cloned() else { return };
+        let name = peer.config.borrow().name.clone();
         let known = peer.sessions.borrow().get(&admitted.session).cloned();
-        let shell = known.unwrap_or_else(|| self.found(peer, &admitted));
+        let shell = known.unwrap_or_else(|| self.found(&peer, &admitted));
         let moved =
             if self.foreign { transport::rehome(admitted.tx, admitted.rx) } else { Ok((admitted.tx, admitted.rx)) };
         let (tx, rx) = match moved {
             Ok(halves) => halves,
             Err(error) => {
-                tracing::info!(peer = peer.config.name, %error, "link lost on its way to its thread");
+                tracing::info!(peer = name, %error, "link lost on its way to its thread");
                 return;
             }
         };
@@ -174,7 +225,7 @@ impl Worker {
             limit: admitted.limit,
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
-            tracing::info!(peer = peer.config.name, error, "link not taken");
+            tracing::info!(peer = name, error, "link not taken");
         }
     }
 
@@ -183,23 +234,28 @@ impl Worker {
         for old in peer.sessions.borrow().values().filter(|old| !old.is_connected()) {
             old.close(Code::SessionLost, "the site has begun a new session");
         }
+        let (name, max_streams, max_rate) = {
+            let config = peer.config.borrow();
+            (config.name.clone(), config.max_streams, config.max_rate)
+        };
         let params = engine::Params {
-            max_rate: peer.config.max_rate,
-            egress: self.egress.clone(),
-            ..params::engine(&self.performance, peer.config.max_streams, &self.liveness)
+            max_rate,
+            egress: self.limits.egress.clone(),
+            ..params::engine(&self.limits.performance, max_streams, &self.limits.liveness)
         };
         let engine = Engine::new(Side::Server, params, random::seed(), clock::now());
-        let shell = Shell::new(admitted.session, peer.config.name.clone(), engine);
+        let shell = Shell::new(admitted.session, name.clone(), engine);
         shell.grant(admitted.windows.stream, admitted.windows.session);
-        tracing::info!(session = %admitted.session, peer = peer.config.name, "session begins");
+        tracing::info!(session = %admitted.session, peer = name, "session begins");
         peer.sessions.borrow_mut().insert(admitted.session, Rc::clone(&shell));
         peer.slot.set(SessionRef::of(&shell));
-        let connect = edges::connector(peer.config.allow.clone());
+        let dialling = peer.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Server, &peer.hub);
         let (peer, hub, driven) = (Rc::clone(peer), Arc::clone(&self.hub), Rc::clone(&shell));
         spawn_local(async move {
-            let end = driver::run(Rc::clone(&driven), connect).await;
+            let end = driver::run(Rc::clone(&driven), |incoming| dialling.connect(incoming)).await;
             let id = driven.id.get();
-            tracing::info!(session = %id, peer = peer.config.name, ?end, "session ended");
+            tracing::info!(session = %id, peer = name, ?end, "session ended");
             hub.forget(id);
             peer.sessions.borrow_mut().remove(&id);
             match peer.sessions.borrow().values().next_back() {
@@ -214,9 +270,10 @@ impl Worker {
     fn tell(&self, answer: oneshot::Sender<Part>) {
         let mut shells = Vec::new();
         let mut listeners = Vec::new();
-        for peer in self.peers.values() {
+        for peer in self.peers.borrow().values() {
             shells.extend(peer.sessions.borrow().values().cloned());
-            listeners.extend(peer.served.iter().map(|served| report::listener(served, Some(&peer.config.name))));
+            let name = &peer.config.borrow().name;
+            listeners.extend(peer.serving.borrow().served().map(|served| report::listener(served, Some(name))));
         }
         let reporter = Rc::clone(&self.reporter);
         spawn_local(async move {
@@ -228,8 +285,8 @@ impl Worker {
 
     async fn shutdown(&self, patience: Duration) {
         let mut shells = Vec::new();
-        for peer in self.peers.values() {
-            peer.accepting.iter().for_each(AbortHandle::abort);
+        for peer in self.peers.borrow().values() {
+            peer.serving.borrow().stop();
             shells.extend(peer.sessions.borrow().values().cloned());
         }
         shells.iter().for_each(|shell| shell.drain());

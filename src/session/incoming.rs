@@ -57,7 +57,7 @@ impl Session {
                 self.events.push_back(Event::Closed { code, reason });
                 Ok(())
             }
-            Frame::Ping { .. } | Frame::Pong { .. } => Ok(()),
+            Frame::Ping { .. } | Frame::Pong { .. } | Frame::Datagram(_) | Frame::Part(_) => Ok(()),
         }
     }
 

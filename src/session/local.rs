@@ -15,6 +15,11 @@ use super::stream::{Due, Life, Opening, Stream};
 use super::{ROOM_MIN, Session, UNSENT_SHARE};
 
 impl Session {
+    /// Takes at most `max` streams at once in each direction from here on; those that live stay.
+    pub fn set_max_streams(&mut self, max: usize) {
+        self.params.max_streams = max;
+    }
+
     /// Starts a stream; it may be written to at once.
     ///
     /// # Errors

@@ -90,6 +90,12 @@ pub enum Violation {
     /// Data for a stream that was never opened.
     #[error("frame for a stream that was never opened")]
     NeverOpened,
+    /// A flow of datagrams with a number that the peer may not use.
+    #[error("flow number of the wrong side")]
+    FlowNumber,
+    /// Parts that make up something else than a datagram.
+    #[error("parts of what is no datagram")]
+    Parts,
 }
 
 /// What the local side should know.

@@ -2,6 +2,7 @@
 
 use crate::config::{Liveness, Performance};
 use crate::engine;
+use crate::sched;
 use crate::session::{self, liveness};
 use crate::wire::hello::Windows;
 
@@ -38,6 +39,10 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
             ..liveness::Params::default()
         },
         resume_timeout: times.resume_timeout,
+        datagrams: sched::datagrams::Params {
+            limit: (memory / 64).clamp(512 << 10, 8 << 20) as usize,
+            ..sched::datagrams::Params::default()
+        },
         ..engine::Params::default()
     }
 }

@@ -74,6 +74,7 @@ pub fn listener(served: &Served, peer: Option<&str>) -> ListenerStatus {
         accepted: counters.accepted.get(),
         refused: counters.no_session.get() + counters.limited.get() + counters.refused.get(),
         reset: counters.reset_local.get() + counters.reset_remote.get(),
+        datagrams_dropped: counters.datagrams_dropped.get(),
         bytes_sent: counters.traffic.outward.get(),
         bytes_received: counters.traffic.inward.get(),
     }

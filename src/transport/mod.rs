@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod gate;
+pub mod inherited;
 pub mod mem;
 pub mod quic;
 pub mod rlimit;

@@ -4,7 +4,10 @@
 //! waiting belongs into our scheduler), and which congestion control suits the path. The only `unsafe` of the transports
 //! is in this file.
 
-#![expect(unsafe_code, reason = "getsockopt(TCP_INFO) and poll(2), for which no dependency offers a safe call")]
+#![expect(
+    unsafe_code,
+    reason = "getsockopt(TCP_INFO), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has a safe call"
+)]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +47,33 @@ impl Bind {
     pub fn suits(&self, remote: &SocketAddr) -> bool {
         self.source.is_none_or(|source| source.is_ipv4() == remote.is_ipv4())
     }
+}
+
+/// Lets a UDP socket send datagrams that are longer than the path takes at once: routers may cut them
+/// (ip(7), `IP_PMTUDISC_DONT`).
+///
+/// # Errors
+/// The system knows no such option.
+pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    let set = |level, option, value: libc::c_int| {
+        // SAFETY: the descriptor is borrowed and open; the option is an int, whose address and size are given.
+        let status = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    if v6 {
+        set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+        set(libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
+    }
+    Ok(())
 }
 
 /// An unconnected TCP socket for dialling `remote`.
@@ -183,6 +213,32 @@ pub fn is_writable(socket: BorrowedFd<'_>) -> io::Result<bool> {
         1 => Ok(true),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether an interface is switched on, and whether it is operational (`IFF_UP`, `IFF_RUNNING`; netdevice(7)). In the
+/// network namespace of this thread, which sysfs does not show reliably.
+///
+/// # Errors
+/// There is no such interface (`ENODEV`), or its name is too long for one.
+pub fn interface_state(name: &str) -> io::Result<(bool, bool)> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // SAFETY: `ifreq` is plain data of C, for which all zeroes is a value.
+    let mut ask: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.is_empty() || name.len() >= ask.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in ask.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the pointer describes an `ifreq` that outlives the call, with a name that ends in a zero; this request
+    // reads the name and writes the flags.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut ask) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has written `ifru_flags`; every bit pattern is a valid number.
+    let flags = i32::from(unsafe { ask.ifr_ifru.ifru_flags });
+    Ok((flags & libc::IFF_UP != 0, flags & libc::IFF_RUNNING != 0))
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 
 pub mod batch;
 pub mod code;
+pub mod datagram;
 pub mod frame;
 pub mod hello;
+pub mod http_proxy;
 pub mod noise;
+pub mod parts;
 pub mod seal;
 pub mod socks5;
 pub mod target;

@@ -1,6 +1,7 @@
 //! End to end: the real program, two sites, and programs that nobody here wrote.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod daemon;
 mod deaths;
 mod decoy;
 mod edge;
@@ -8,6 +9,8 @@ mod features;
 mod harness;
 mod hostile;
 mod operation;
+mod proxies;
 mod rate;
 mod ssh;
 mod transports;
+mod udp;

@@ -96,12 +96,6 @@ impl<'a> Section<'a> {
         self.subsection(key, read)
     }
 
-    /// Reads the section `key` if it is there.
-    pub(in crate::config) fn optional_table<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> Option<T> {
-        self.know(key, || Shape::optional("section", "none", ""));
-        self.has(key).then(|| self.subsection(key, read))
-    }
-
     /// Reads some keys of the section `key`, of which it may have others.
     pub(in crate::config) fn glance<T>(&self, key: &'static str, read: impl FnOnce(&Self) -> T) -> T {
         read(&self.open(key))
@@ -147,6 +141,15 @@ impl<'a> Section<'a> {
             self.fail_at(key, format_args!("there may be several of these; write [[{path}]] instead of [{path}]"));
         }
         entries
+    }
+
+    /// As [`Self::tables`], and a single section (`[key]`) is taken as well.
+    pub(in crate::config) fn table_or_tables<T>(&self, key: &'static str, read: impl Fn(&Self) -> Option<T>) -> Vec<T> {
+        if matches!(self.raw(key).map(Spanned::get_ref), Some(DeValue::Table(_))) {
+            self.know(key, || Shape::optional("sections", "none", ""));
+            return self.subsection(key, read).into_iter().collect();
+        }
+        self.tables(key, read)
     }
 
     /// The strings that the entries of the array of tables `key` have for `inner`, whatever else is wrong with the entries.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::connectors::allow::{AllowList, HostRule, PortRule, Rule};
+use crate::connectors::allow::{AllowList, HostRule, PortRule, Protocol, Rule};
 use crate::transport::TransportKind;
 use crate::units::{Bitrate, ByteSize};
 use crate::wire::frame::Class;
@@ -36,7 +36,7 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     assert_eq!((endpoint.address, &endpoint.verify), (None, &Verify::System));
     assert_eq!(uplink.pool_size(TransportKind::Ws), PoolSize { min: 2, max: 4 });
     assert_eq!(uplink.pool_size(TransportKind::Quic), PoolSize { min: 1, max: 1 });
-    assert_eq!((client.forwards.len(), &client.socks5), (0, &None));
+    assert_eq!((client.forwards.len(), client.socks5.len()), (0, 0));
     assert_eq!(client.dial, AllowList::new(vec![]));
     assert_eq!(client.performance, Performance { max_streams: 5_000, memory: ByteSize::from_mib(128) });
     let seconds = Duration::from_secs;
@@ -139,7 +139,8 @@ fn shorthand_becomes_one_forward_for_each_port() {
     );
     assert_eq!(shown[163], "127.0.0.1:0 a.example:1");
     assert_eq!((client.forwards[0].class, client.forwards[163].class), (Class::Interactive, Class::BestEffort));
-    assert_eq!(client.socks5, Some(Socks5 { listen: "[::1]:1080".parse().unwrap() }));
+    assert_eq!((client.socks5.len(), client.socks5[0].listen), (1, "[::1]:1080".parse().unwrap()));
+    assert!(client.socks5[0].users.is_open());
 }
 
 #[test]
@@ -153,11 +154,11 @@ fn reverse_forwards_belong_to_their_peer() {
     let [nl, de] = &server.peers[..] else { panic!("two peers") };
     let listens = |peer: &Peer| peer.forwards.iter().map(|f| f.listen.port()).collect::<Vec<_>>();
     assert_eq!((listens(nl), listens(de)), (vec![2000], vec![1000, 1001]));
-    assert_eq!((nl.socks5.is_some(), de.socks5.is_some()), (false, true));
+    assert_eq!((nl.socks5.len(), de.socks5.len()), (0, 1));
     assert_eq!((nl.max_streams, de.max_streams, server.workers), (9, 7, 3));
     let rules = vec![
-        Rule { host: HostRule::Any, ports: PortRule::Any },
-        Rule { host: HostRule::Any, ports: PortRule::Range(443, 443) },
+        Rule { protocol: None, host: HostRule::Any, ports: PortRule::Any },
+        Rule { protocol: Some(Protocol::Tcp), host: HostRule::Any, ports: PortRule::Range(443, 443) },
     ];
     assert_eq!(de.allow, AllowList::new(rules));
     assert_eq!(server.listens[0].address, "0.0.0.0:0".parse::<SocketAddr>().unwrap());

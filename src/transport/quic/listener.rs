@@ -4,7 +4,7 @@
 //! way on, unproved sources are sent a Retry (RFC 9000 §8.1.2), and from a higher one on nobody is let in. Who comes
 //! how often is judged by the caller, who sees each attempt before anything is answered.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -68,7 +68,14 @@ impl Listener {
     /// # Errors
     /// The address cannot be bound, or the configuration has no TLS 1.3.
     pub fn bind(address: SocketAddr, tls: &rustls::ServerConfig, params: Params) -> Result<Self, LinkError> {
-        let socket = bind::server(address, params.socket_buffer)?;
+        Self::serve(bind::server(address, params.socket_buffer)?, tls, params)
+    }
+
+    /// Serves a socket that is bound already.
+    ///
+    /// # Errors
+    /// The configuration has no TLS 1.3, or the socket is of no use.
+    pub fn serve(socket: UdpSocket, tls: &rustls::ServerConfig, params: Params) -> Result<Self, LinkError> {
         let mut config = ServerConfig::with_crypto(params::server_crypto(tls)?);
         config
             .migration(true)

@@ -30,8 +30,7 @@ pub enum CertSource {
 
 /// The certificate that listeners show. Shared by all of them; [`Self::reload`] changes it under their feet.
 pub struct Certificates {
-    source: CertSource,
-    current: RwLock<Arc<CertifiedKey>>,
+    held: RwLock<(CertSource, Arc<CertifiedKey>)>,
 }
 
 impl Certificates {
@@ -40,8 +39,8 @@ impl Certificates {
     /// # Errors
     /// A file cannot be read, or key and certificate do not belong together.
     pub fn load(source: CertSource) -> Result<Self, TlsError> {
-        let current = RwLock::new(Arc::new(make(&source)?));
-        Ok(Self { source, current })
+        let current = Arc::new(make(&source)?);
+        Ok(Self { held: RwLock::new((source, current)) })
     }
 
     /// Reads the files again. Connections made from now on see what is in them; when they are of no use, everything stays
@@ -50,11 +49,25 @@ impl Certificates {
     /// # Errors
     /// As [`Self::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        if matches!(self.source, CertSource::Files { .. }) {
-            let fresh = Arc::new(make(&self.source)?);
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        match self.source() {
+            source @ CertSource::Files { .. } => self.replace(source),
+            CertSource::SelfSigned { .. } => Ok(()),
         }
+    }
+
+    /// As [`Self::reload`], from another source, which is the one from then on.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn replace(&self, source: CertSource) -> Result<(), TlsError> {
+        let fresh = Arc::new(make(&source)?);
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = (source, fresh);
         Ok(())
+    }
+
+    /// Where it comes from.
+    pub fn source(&self) -> CertSource {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// Fingerprint of the server's own certificate: what clients may pin.
@@ -64,13 +77,13 @@ impl Certificates {
     }
 
     fn current(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner).1)
     }
 }
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificates").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("Certificates").field("source", &self.source()).finish_non_exhaustive()
     }
 }
 

@@ -131,6 +131,14 @@ impl Psk {
     }
 }
 
+impl PartialEq for Psk {
+    /// In the same time wherever the first difference is.
+    fn eq(&self, other: &Self) -> bool {
+        let pairs = self.expose().iter().zip(other.expose());
+        pairs.fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
+    }
+}
+
 impl Default for Psk {
     fn default() -> Self {
         Self::none()

@@ -112,16 +112,27 @@ impl Pair {
 
     /// Starts a site from everything but its `[site]` and `[admin]`. `name` has a key in this folder.
     pub(crate) fn site(&self, role: &'static str, name: &str, rest: &str) -> Site {
+        self.site_with(role, name, rest, &|_| {})
+    }
+
+    /// As [`Self::site`], with a change of how the program is called.
+    pub(crate) fn site_with(&self, role: &'static str, name: &str, rest: &str, prepare: &dyn Fn(&mut Command)) -> Site {
+        let config = self.config(name, rest);
+        let (socket, log) = (self.path(&format!("{name}.sock")), self.path(&format!("{name}.log")));
+        let process = spawn(role, &config, &log, prepare);
+        let mut site = Site { role, config, socket, log, process };
+        site.wait_ready();
+        site
+    }
+
+    /// Writes the configuration of a site from everything but its `[site]` and `[admin]`.
+    pub(crate) fn config(&self, name: &str, rest: &str) -> PathBuf {
         let socket = self.path(&format!("{name}.sock"));
         let head = format!("[site]\nname = \"{name}\"\nprivate_key_file = \"{name}.key\"\n");
         let admin = format!("[admin]\nsocket = {socket:?}\n");
         let config = self.path(&format!("{name}.toml"));
         fs::write(&config, format!("{head}{admin}{rest}")).unwrap();
-        let log = self.path(&format!("{name}.log"));
-        let process = spawn(role, &config, &log);
-        let mut site = Site { role, config, socket, log, process };
-        site.wait_ready();
-        site
+        config
     }
 
     /// Both sites over one way, connected.
@@ -151,6 +162,12 @@ impl Site {
 
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Changes its configuration, of which it learns by itself only at its next start.
+    pub(crate) fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        fs::write(&self.config, change(text)).unwrap();
     }
 
     pub(crate) fn config(&self) -> &Path {
@@ -231,7 +248,7 @@ impl Site {
     /// Starts it again, as its configuration says; returns when it accepts.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.process = spawn(self.role, &self.config, &self.log);
+        self.process = spawn(self.role, &self.config, &self.log, &|_| {});
         self.wait_ready();
     }
 
@@ -284,9 +301,10 @@ fn program() -> Command {
     command
 }
 
-fn spawn(role: &str, config: &Path, log: &Path) -> Running {
+fn spawn(role: &str, config: &Path, log: &Path, prepare: &dyn Fn(&mut Command)) -> Running {
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
     let mut command = program();
     command.arg(role).arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    prepare(&mut command);
     Running::new(command.spawn().unwrap())
 }

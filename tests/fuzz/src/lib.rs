@@ -13,6 +13,10 @@ pub mod frame;
 pub mod handshake;
 #[path = "../fuzz_targets/hello.rs"]
 pub mod hello;
+#[path = "../fuzz_targets/http_proxy.rs"]
+pub mod http_proxy;
+#[path = "../fuzz_targets/parts.rs"]
+pub mod parts;
 #[path = "../fuzz_targets/seal.rs"]
 pub mod seal;
 #[path = "../fuzz_targets/socks5.rs"]
@@ -33,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     ("frame", frame::run),
     ("handshake", handshake::run),
     ("hello", hello::run),
+    ("http_proxy", http_proxy::run),
+    ("parts", parts::run),
     ("seal", seal::run),
     ("socks5", socks5::run),
     ("target", target::run),

@@ -1,0 +1,217 @@
+//! Whether a way out of this host is there at all: told by the kernel when it changes, before any timeout could notice.
+//!
+//! A multicast netlink socket (rtnetlink(7)) says that something about interfaces, addresses or routes has changed; what
+//! it is now is then read where it stands. So a message that was lost (`ENOBUFS`) costs nothing: it says the same.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::rc::Rc;
+
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
+
+use crate::transport::sockopt::{self, Bind};
+
+/// `RTMGRP_*` of linux/rtnetlink.h: links, addresses and routes of both families.
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+
+/// Tells when interfaces, addresses or routes of this host change. Ends with its last copy.
+#[derive(Debug)]
+pub struct NetWatch {
+    changes: Rc<Changes>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    count: Cell<u64>,
+    notify: Notify,
+}
+
+impl NetWatch {
+    /// Begins to watch the network namespace of this thread. Runs inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// The system refuses a netlink socket.
+    pub fn start() -> io::Result<Rc<Self>> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, None)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
+        // recv(2) is all that is asked of it, and that is the same for every datagram socket.
+        let socket = tokio::net::UdpSocket::from_std(UdpSocket::from(socket))?;
+        let changes = Rc::new(Changes::default());
+        let task = spawn_local(read(socket, Rc::clone(&changes)));
+        Ok(Rc::new(Self { changes, task }))
+    }
+
+    /// How many changes have been told so far.
+    pub fn count(&self) -> u64 {
+        self.changes.count.get()
+    }
+
+    /// Waits until there have been more changes than `seen`.
+    pub async fn changed(&self, seen: u64) {
+        loop {
+            let notified = self.changes.notify.notified();
+            if self.changes.count.get() > seen {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for NetWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn read(socket: tokio::net::UdpSocket, changes: Rc<Changes>) {
+    let mut buffer = [0u8; 4096];
+    loop {
+        match socket.recv(&mut buffer).await {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(error) => {
+                tracing::warn!(%error, "changes of the network are not told any more");
+                return;
+            }
+        }
+        changes.count.set(changes.count.get() + 1);
+        changes.notify.notify_waiters();
+    }
+}
+
+/// Why a way out cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Absence {
+    /// There is no interface of this name.
+    NoInterface(String),
+    /// It is switched off.
+    Off(String),
+    /// No cable, no radio.
+    NoCarrier(String),
+    /// No interface has this address.
+    NoAddress(IpAddr),
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoInterface(name) => write!(f, "there is no interface {name}"),
+            Self::Off(name) => write!(f, "interface {name} is switched off"),
+            Self::NoCarrier(name) => write!(f, "interface {name} has no carrier"),
+            Self::NoAddress(address) => write!(f, "no interface has the address {address}"),
+        }
+    }
+}
+
+/// What keeps sockets bound like this from sending, if anything. What is left to routing is never absent.
+pub fn absence(bind: &Bind) -> Option<Absence> {
+    if let Some(name) = &bind.interface
+        && let Some(absence) = interface(name)
+    {
+        return Some(absence);
+    }
+    let source = bind.source?;
+    let error = UdpSocket::bind(SocketAddr::new(source, 0)).err()?;
+    (error.kind() == io::ErrorKind::AddrNotAvailable).then_some(Absence::NoAddress(source))
+}
+
+fn interface(name: &str) -> Option<Absence> {
+    match sockopt::interface_state(name) {
+        Ok((true, true)) => None,
+        Ok((true, false)) => Some(Absence::NoCarrier(name.to_owned())),
+        Ok((false, _)) => Some(Absence::Off(name.to_owned())),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Some(Absence::NoInterface(name.to_owned())),
+        // nothing is claimed that is not known
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "deadlines of a test")]
+mod tests {
+    use super::*;
+    use rustix::thread::LinkNameSpaceType;
+    use std::os::fd::AsFd as _;
+    use std::process::Command;
+    use std::time::Duration;
+
+    fn is_root() -> bool {
+        let output = Command::new("id").arg("-u").output().expect("coreutils");
+        output.stdout.starts_with(b"0")
+    }
+
+    fn ip(arguments: &str) {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
+        assert!(status.success(), "ip {arguments}");
+    }
+
+    /// Runs `test` on a thread of its own, in a network namespace of its own. Without root it is skipped, loudly.
+    fn in_own_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
+        use std::io::Write as _;
+        if !is_root() {
+            let _ = writeln!(io::stderr(), "\n*** SKIPPED, needs root: {name} ***");
+            return;
+        }
+        let space = format!("gwwatch{}", std::process::id());
+        ip(&format!("netns add {space}"));
+        let file = std::fs::File::open(format!("/run/netns/{space}")).unwrap();
+        let thread = std::thread::spawn(move || {
+            rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            test();
+        });
+        let result = thread.join();
+        ip(&format!("netns del {space}"));
+        result.expect("the test on its thread");
+    }
+
+    #[test]
+    fn what_happens_to_an_interface_is_told_when_it_happens() {
+        in_own_namespace("what_happens_to_an_interface_is_told_when_it_happens", || {
+            let bind = Bind { interface: Some("gwx0".into()), source: Some("192.0.2.7".parse().unwrap()) };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            tokio::task::LocalSet::new().block_on(&runtime, async {
+                let watch = NetWatch::start().unwrap();
+                let turns_to = async |expected: Option<Absence>| {
+                    let all = async {
+                        let mut seen = watch.count();
+                        while absence(&bind) != expected {
+                            watch.changed(seen).await;
+                            seen = watch.count();
+                        }
+                    };
+                    let told = tokio::time::timeout(Duration::from_secs(10), all).await;
+                    assert!(told.is_ok(), "{expected:?} expected, {:?} seen", absence(&bind));
+                };
+                let name = || "gwx0".to_owned();
+                assert_eq!(absence(&bind), Some(Absence::NoInterface(name())));
+                // Linux lets anybody bind to any address until there is a table of local ones.
+                ip("link set lo up");
+                ip("link add gwx0 type veth peer name gwx1");
+                turns_to(Some(Absence::Off(name()))).await;
+                ip("link set gwx0 up");
+                turns_to(Some(Absence::NoCarrier(name()))).await;
+                ip("link set gwx1 up");
+                turns_to(Some(Absence::NoAddress("192.0.2.7".parse().unwrap()))).await;
+                ip("addr add 192.0.2.7/24 dev gwx0");
+                turns_to(None).await;
+                ip("link set gwx1 down");
+                turns_to(Some(Absence::NoCarrier(name()))).await;
+                ip("link del gwx0");
+                turns_to(Some(Absence::NoInterface(name()))).await;
+            });
+        });
+    }
+
+    #[test]
+    fn what_routing_decides_is_never_absent() {
+        assert_eq!(absence(&Bind::default()), None);
+    }
+}

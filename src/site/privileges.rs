@@ -1,0 +1,76 @@
+//! Giving up what is not needed once everything is bound: another user, no capabilities but a few of the network, and no
+//! way to get them back (capabilities(7), `PR_SET_NO_NEW_PRIVS`).
+
+use std::ffi::CString;
+
+use anyhow::{Context as _, bail};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
+use nix::unistd::{self, Uid, User};
+
+use crate::config::Image;
+
+/// What a site of this configuration needs after its start. A port below 1024 may be in the next version of the file;
+/// devices, routes and crafted packets are needed only where they are asked for.
+pub fn needed(image: &Image) -> Vec<Capability> {
+    let mut needed = vec![Capability::CAP_NET_BIND_SERVICE];
+    if ["tun", "raw"].into_iter().any(|section| image.has(section)) {
+        needed.extend([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
+    }
+    needed
+}
+
+/// Becomes `user`, with that user's groups, and keeps of the capabilities `keep` alone. To be called while the process has
+/// one thread: capabilities belong to threads.
+///
+/// # Errors
+/// This process may not become it.
+pub fn become_user(user: &User, keep: &[Capability]) -> anyhow::Result<()> {
+    let name = &user.name;
+    if Uid::effective() == user.uid {
+        return Ok(());
+    }
+    if !Uid::effective().is_root() {
+        bail!("daemon.user: only root can become \"{name}\"");
+    }
+    let login = CString::new(user.name.as_str()).context("daemon.user")?;
+    let groups = unistd::getgrouplist(&login, user.gid).context("daemon.user: its groups")?;
+    let permitted = caps::read(None, CapSet::Permitted).context("capabilities")?;
+    let keep: CapsHashSet = keep.iter().copied().filter(|one| permitted.contains(one)).collect();
+    // Without this the change of the user takes all of them.
+    prctl::set_keepcaps(true).context("capabilities")?;
+    unistd::setgroups(&groups).with_context(|| format!("cannot take the groups of {name}"))?;
+    unistd::setresgid(user.gid, user.gid, user.gid).with_context(|| format!("cannot take the group of {name}"))?;
+    unistd::setresuid(user.uid, user.uid, user.uid).with_context(|| format!("cannot become {name}"))?;
+    caps::set(None, CapSet::Effective, &keep).context("capabilities")?;
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::default()).context("capabilities")?;
+    caps::set(None, CapSet::Permitted, &keep).context("capabilities")?;
+    prctl::set_no_new_privs().context("capabilities")?;
+    tracing::info!(user = user.name, uid = user.uid.as_raw(), "privileges dropped");
+    Ok(())
+}
+
+/// The user with this name or number.
+///
+/// # Errors
+/// There is none.
+pub fn find(name: &str) -> anyhow::Result<User> {
+    let found = match name.parse() {
+        Ok(number) => User::from_uid(Uid::from_raw(number)),
+        Err(_) => User::from_name(name),
+    };
+    found.context("daemon.user")?.with_context(|| format!("daemon.user: there is no user \"{name}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        let (named, numbered) = (find("root").unwrap(), find("0").unwrap());
+        assert_eq!((named.uid, named.name), (numbered.uid, numbered.name));
+        let error = find("no-such-user-here").unwrap_err().to_string();
+        assert!(error.contains("\"no-such-user-here\""), "{error}");
+    }
+}
