@@ -68,7 +68,6 @@ pub(super) struct Site {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
-    udp: config::Udp,
 }
 
 /// An uplink and what it is to carry at most.
@@ -95,7 +94,6 @@ impl Site {
         let limits = Limits {
             performance: config.performance.clone(),
             liveness: config.liveness.clone(),
-            udp: config.udp.clone(),
         };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
