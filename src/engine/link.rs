@@ -97,6 +97,16 @@ impl Link {
         }
     }
 
+    /// Whether streams or datagrams wait.
+    pub(super) fn has_data(&self) -> bool {
+        !self.drr.is_empty() || !self.datagrams.is_empty()
+    }
+
+    /// Bytes of a whole round of its flows.
+    pub(super) fn round_bytes(&self) -> i64 {
+        self.drr.round_bytes(self.datagrams.len())
+    }
+
     /// Flows may be placed here without second thoughts.
     pub(super) fn is_good(&self) -> bool {
         self.is_passable() && self.live.suspect_since().is_none()
@@ -105,11 +115,6 @@ impl Link {
     /// Flows may be placed here if there is nothing good.
     pub(super) fn is_passable(&self) -> bool {
         self.draining.is_none() && !self.left_by_peer && !self.condemned
-    }
-
-    /// Whether a stream or a flow of datagrams waits here to be sent.
-    pub(super) fn has_data(&self) -> bool {
-        !self.drr.is_empty() || !self.datagrams.is_empty()
     }
 
     /// For ordering: a link not measured yet sorts last.

@@ -98,13 +98,14 @@ impl Gate {
         }
     }
 
-    /// The link keeps its place in the order, unless it has had its turn or has a newcomer.
+    /// The link keeps its place in the order until it has had its turn. One that comes to wait with some of its turn left, or
+    /// has a newcomer, goes first: it says little, or its flows do.
     fn wait(&mut self, id: LinkId, link: &mut Link, until: Instant) {
         self.due = Some(until);
         let place = self.waiting.iter().position(|other| *other == id);
         let over = link.turn <= 0;
         if over {
-            link.turn = link.drr.turn_bytes(link.datagrams.len());
+            link.turn = link.round_bytes();
         }
         if place.is_some() && !over && !link.drr.has_new() {
             return;
@@ -112,7 +113,7 @@ impl Gate {
         if let Some(place) = place {
             self.waiting.remove(place);
         }
-        if link.drr.has_new() {
+        if link.drr.has_new() || !over {
             self.waiting.push_front(id);
         } else {
             self.waiting.push_back(id);
@@ -211,10 +212,23 @@ impl Engine {
             gate.sent(wire, idle, now);
         }
         if !self.gates.is_empty() {
-            let idle = links.values().all(|link| !link.has_data());
+            let idle = !links.values().any(Link::has_data);
             for gate in &mut self.gates {
                 gate.sent(wire, idle, now);
             }
+        }
+    }
+
+    /// What all links of the session may send together, from now on.
+    pub fn set_max_rate(&mut self, rate: Option<Bitrate>) {
+        self.params.max_rate = rate;
+        let own = self.gates.iter().position(|gate| matches!(gate.limiter, Limiter::Own(_)));
+        let old = own.map(|index| self.gates.remove(index));
+        if let Some(rate) = rate {
+            self.gates.insert(0, Gate::new(Limiter::Own(Shaper::new(rate))));
+        }
+        for id in old.map(|gate| gate.waiting).into_iter().flatten() {
+            self.wake(id);
         }
     }
 
@@ -468,5 +482,20 @@ mod tests {
         bench.step(start);
         assert!(bench.total() > 1 << 20, "{}", bench.total());
         assert_eq!(bench.engine.pace_of(LinkId(1)), None);
+    }
+
+    #[test]
+    fn another_limit_of_a_session_holds_from_then_on() {
+        let (start, time) = (Instant::now(), Duration::from_secs(1));
+        let params = Params { max_rate: Some(Bitrate::from_mbit(1)), ..Params::default() };
+        let mut bench = Bench::new(params, &[(1, "a", None)], start);
+        bench.stream(1, 8 << 20, start);
+        bench.step(start);
+        bench.engine.set_max_rate(Some(RATE));
+        bench.run(start, time);
+        about(bench.total(), RATE, time);
+        bench.engine.set_max_rate(None);
+        bench.step(start + time);
+        assert!(bench.total() >= 8 << 20, "without a limit everything leaves at once");
     }
 }

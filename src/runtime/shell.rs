@@ -242,6 +242,11 @@ impl Shell {
         self.with(|engine, _| engine.session().set_peer_windows(stream, session));
     }
 
+    /// What all links may send together from now on.
+    pub fn set_max_rate(&self, rate: Option<Bitrate>) {
+        self.with(|engine, _| engine.set_max_rate(rate));
+    }
+
     /// Takes at most `max` streams at once in each direction from here on; those that live stay.
     pub fn set_max_streams(&self, max: usize) {
         self.with(|engine, _| engine.session().set_max_streams(max));

@@ -73,8 +73,8 @@ impl Drr {
         !self.new.is_empty()
     }
 
-    /// Bytes of a whole round, in which `others` flows of another kind take part.
-    pub fn turn_bytes(&self, others: usize) -> i64 {
+    /// Bytes of a whole round, with so many other flows in it.
+    pub fn round_bytes(&self, others: usize) -> i64 {
         i64::from(self.quantum).saturating_mul(i64::try_from(self.active + others).unwrap_or(i64::MAX))
     }
 

@@ -190,6 +190,7 @@ fn differences(old: &Peer, new: &Peer) -> Vec<String> {
     let differs = [
         (old.allow != new.allow, "allow"),
         (old.max_streams != new.max_streams, "max_streams"),
+        (old.max_rate != new.max_rate, "max_rate"),
         (old.psk != new.psk, "psk_file (for links to come)"),
         (old.forwards != new.forwards, "its [[forward]]"),
         (old.socks5 != new.socks5, "its [socks5]"),
