@@ -199,6 +199,7 @@ impl Engine {
             self.activate(stream, now);
         }
         self.place_homeless();
+        self.leave_suspects(now);
         self.wake(id);
         self.settle(now);
         true
@@ -284,6 +285,7 @@ impl Engine {
         if link.live.on_rx(now) {
             link.escalated = false;
             self.choose_control();
+            self.leave_suspects(now);
         }
         let mut result = Ok(());
         for frame in frames {
@@ -421,6 +423,14 @@ impl Engine {
             self.begin_statement();
         }
         self.wake(id);
+    }
+
+    /// There is a good link again: what waits on links that were suspect when there was none moves to it.
+    fn leave_suspects(&mut self, now: Instant) {
+        let suspects = self.links.iter().filter(|(_, link)| link.live.suspect_since().is_some());
+        for id in suspects.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.leave(id, now);
+        }
     }
 
     fn wake(&mut self, id: LinkId) {
