@@ -1,5 +1,6 @@
 //! The client's file: whom to reach and by which ways out.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site, Udp};
@@ -128,11 +129,12 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let own = site.as_ref().map(|site| site.private_key.public());
     let server = root.required_table("server", |section| server(section, own));
     let rate = root.table("rate", RateMode::read);
-    let uplinks = root.tables("uplink", |entry| uplink(entry, rate));
-    if rate == RateMode::Fixed
-        && root.has("uplink")
-        && uplinks.iter().all(|up| (up.max_up, up.max_down) == (None, None))
-    {
+    let limited = Cell::new(false);
+    let uplinks = root.tables("uplink", |entry| {
+        limited.set(limited.get() || entry.has("max_up") || entry.has("max_down"));
+        uplink(entry, rate)
+    });
+    if rate == RateMode::Fixed && root.has("uplink") && !limited.get() {
         root.glance("rate", |section| {
             section.fail_at("mode", "\"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`");
         });

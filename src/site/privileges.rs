@@ -44,7 +44,8 @@ pub fn become_user(user: &User, keep: &[Capability]) -> anyhow::Result<()> {
     unistd::setresuid(user.uid, user.uid, user.uid).with_context(|| format!("cannot become {name}"))?;
     caps::set(None, CapSet::Effective, &keep).context("capabilities")?;
     // Of programs that are started, `nft` alone, to take back the rules that it made.
-    let passed: CapsHashSet = keep.iter().copied().filter(|one| *one == Capability::CAP_NET_ADMIN).collect();
+    let admin = Some(Capability::CAP_NET_ADMIN).filter(|one| keep.contains(one));
+    let passed: CapsHashSet = admin.into_iter().collect();
     caps::set(None, CapSet::Inheritable, &passed).context("capabilities")?;
     caps::set(None, CapSet::Permitted, &keep).context("capabilities")?;
     caps::set(None, CapSet::Ambient, &passed).context("capabilities")?;

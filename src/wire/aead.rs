@@ -51,7 +51,7 @@ pub struct Aead {
 enum Key {
     Lc(lc::LessSafeKey),
     #[cfg(target_arch = "x86_64")]
-    Ring(ring::LessSafeKey),
+    Ring(Box<ring::LessSafeKey>),
 }
 
 impl Aead {
@@ -85,7 +85,7 @@ impl Aead {
             Algorithm::ChaCha20Poly1305 => &ring::CHACHA20_POLY1305,
         };
         let key = ring::UnboundKey::new(with, key).map_err(|_| Failed)?;
-        Ok(Self { algorithm, key: Key::Ring(ring::LessSafeKey::new(key)) })
+        Ok(Self { algorithm, key: Key::Ring(Box::new(ring::LessSafeKey::new(key))) })
     }
 
     /// Which cipher.

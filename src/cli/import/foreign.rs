@@ -291,7 +291,7 @@ fn liveness(source: &mut Source, draft: &mut Draft) {
     if (interval, timeout) == (30.0, 60.0) {
         return;
     }
-    if interval >= 1.0 && interval <= 600.0 && timeout > interval && timeout <= 3_600.0 {
+    if (1.0..=600.0).contains(&interval) && timeout > interval && timeout <= 3_600.0 {
         draft.section("[liveness]");
         draft.string("ping_interval", &format!("{interval}s"));
         draft.string("ping_timeout", &format!("{timeout}s"));

@@ -240,7 +240,7 @@ mod tests {
             for whole in [samples::super_tcp(v6, u32::MAX - 3_000, &body, 1_388), samples::super_udp(v6, &body, 1_200)]
             {
                 for per in [1, 3] {
-                    assert_eq!(joined(pieces(&whole, per)), [whole.clone()], "v6 {v6}, {per} at once");
+                    assert_eq!(joined(pieces(&whole, per)), std::slice::from_ref(&whole), "v6 {v6}, {per} at once");
                 }
             }
         }
