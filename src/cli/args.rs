@@ -62,7 +62,7 @@ pub(super) struct StdioArgs {
     /// What the other site is to dial, such as %h:%p
     #[arg(value_name = "HOST:PORT", value_parser = super::stdio::target)]
     pub(super) target: Target,
-    /// Ask the first [[socks5]] listener of this configuration, with the first name of its users_file
+    /// Ask the first SOCKS5 listener of this configuration, with the first name of its users_file
     #[arg(short, long, value_name = "FILE", conflicts_with = "proxy")]
     pub(super) config: Option<PathBuf>,
     /// Ask the listener at this address [default: 127.0.0.1:1080]

@@ -1,5 +1,5 @@
 //! The proxy listener: SOCKS5 (RFC 1928; CONNECT and UDP ASSOCIATE, with names and passwords of RFC 1929 if there are
-//! any) and HTTP ([`http`](super::http)) on one port. A client is answered after the far end has really dialled, with the
+//! any) and HTTP ([`http`]) on one port. A client is answered after the far end has really dialled, with the
 //! code that says best how that went. Until it has said what it wants it is bounded in number, bytes and time.
 
 use std::cell::Cell;
