@@ -20,6 +20,8 @@ use crate::subject::{Kind, Subject};
 const LENGTH: usize = 1_200;
 /// After the last datagram was sent, stragglers are waited for until none has come for so long.
 const SILENCE: Duration = Duration::from_millis(500);
+/// For the first datagram to arrive; the flow has to be known at both ends.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The sender's clock: it sends what is due this often.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -86,7 +88,9 @@ async fn one_way(subject: &Subject, sink: &UdpSocket, rate: u64, time: Duration)
     let counter = Counter::start(sink.try_clone()?)?;
     // The flow is known at both ends before the clock runs.
     let first = [payload(u64::MAX)];
+    let begun = Instant::now();
     while !counter.seen_first.load(Ordering::Relaxed) {
+        ensure!(begun.elapsed() < PATIENCE, "no datagram has arrived within {PATIENCE:?}");
         near.send(subject.direct, None, &first);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
