@@ -7,13 +7,13 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 CARGO ?= cargo
-# Passed on to demo, bench, soak and lab: make bench ARGS="--quick --only relay"
+# Passed on to demo, bench, soak, lab and wan: make bench ARGS="--quick --only relay"
 ARGS ?=
 # Time for each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(sort $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs))))
 
-.PHONY: help setup build demo test check fmt clippy doc deny bench soak fuzz lab clean
+.PHONY: help setup build demo test check fmt clippy doc deny bench soak fuzz lab wan clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -54,6 +54,9 @@ soak: setup ## Hours of mixed load with links cut; fails on growth, resets or wr
 
 lab: build ## A network to play in: make lab ARGS="up ar-nl"
 	netem/lab $(ARGS)
+
+wan: build ## Every scenario on emulated bad links (root; over an hour); table in target/scenarios/table.md
+	netem/scenarios/run --long $(ARGS)
 
 # Coverage-guided fuzzing with libFuzzer on the stable toolchain: the instrumentation is asked of LLVM directly. No
 # address sanitizer, which safe code does not need; `cargo +nightly fuzz run --fuzz-dir tests/fuzz NAME` has it.

@@ -29,6 +29,29 @@ impl fmt::Display for StreamId {
     }
 }
 
+/// One flow of datagrams between an address at one edge and a target at the other. Flows that the client's edge begins
+/// have even numbers, the server's odd ones; a number is used once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowId(pub u64);
+
+impl FlowId {
+    /// The `index`-th flow that `side` begins.
+    pub fn nth(side: Side, index: u64) -> Self {
+        Self(index << 1 | u64::from(side == Side::Server))
+    }
+
+    /// Which side began this flow.
+    pub fn opener(self) -> Side {
+        if self.0 & 1 == 0 { Side::Client } else { Side::Server }
+    }
+}
+
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d{}", self.0)
+    }
+}
+
 /// One live transport connection, numbered by this host only; never on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LinkId(pub u32);

@@ -10,6 +10,7 @@ pub mod units;
 pub mod segment;
 pub mod wire;
 
+pub mod rate;
 pub mod sched;
 pub mod session;
 pub mod steer;
@@ -19,6 +20,7 @@ pub mod engine;
 pub mod host;
 
 pub mod transport;
+pub mod tun;
 
 pub mod runtime;
 

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         client: |config, daemon| client::run(*config, daemon),
         status: print_status,
         ping: client::ping::run,
+        stdio: client::stdio::run,
         reload: |socket| reload(&socket),
         demo: demo::run,
     };

@@ -5,6 +5,7 @@
 //! is printed reads back as the same value. Arithmetic saturates: a nonsense rate gives a nonsense answer, never a panic.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::{Div, Mul};
 use std::str::FromStr;
 use std::time::Duration;
@@ -284,6 +285,36 @@ fn nanos(value: u128) -> Duration {
         (Ok(seconds), Ok(rest)) => Duration::new(seconds, rest),
         _ => Duration::MAX,
     }
+}
+
+/// A network: the addresses whose first `prefix` bits are those of `addr`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpNet {
+    /// Any address of the network.
+    pub addr: IpAddr,
+    /// Number of bits that count: 0 to 32, or 0 to 128 with an IPv6 address. More is taken for all.
+    pub prefix: u8,
+}
+
+impl IpNet {
+    /// Whether `ip`, in its canonical form, is of this network. A network inside `::ffff:0:0/96` is one of IPv4.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.addr, ip) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => same_v4(net, ip, self.prefix),
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let differing = u128::from(net) ^ u128::from(ip);
+                differing.leading_zeros() >= u32::from(self.prefix.min(128))
+            }
+            (IpAddr::V6(net), IpAddr::V4(ip)) => {
+                net.to_ipv4_mapped().is_some_and(|net| self.prefix >= 96 && same_v4(net, ip, self.prefix - 96))
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) => false,
+        }
+    }
+}
+
+fn same_v4(net: Ipv4Addr, ip: Ipv4Addr, prefix: u8) -> bool {
+    (u32::from(net) ^ u32::from(ip)).leading_zeros() >= u32::from(prefix.min(32))
 }
 
 #[cfg(test)]

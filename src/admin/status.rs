@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::rates::Rates;
-use crate::engine::{LinkSnapshot, Snapshot};
+use crate::engine::{DatagramTotals, LinkSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::runtime::shell::LinkMeta;
+use crate::units::Bitrate;
 
 /// A whole site.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -33,6 +34,10 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// What it dials.
     pub dials: Vec<DialStatus>,
+    /// Who may come, on a server.
+    pub peers: Vec<PeerStatus>,
+    /// Packet mode, when it is configured.
+    pub tun: Option<TunStatus>,
     /// Sockets of raw links, on either side.
     pub raw: Vec<RawStatus>,
 }
@@ -119,8 +124,48 @@ pub struct SessionStatus {
     pub bytes_waiting: u64,
     /// Counters from its start.
     pub totals: SessionTotals,
+    /// What happened to datagrams.
+    pub datagrams: DatagramStatus,
+    /// The uplinks that its links use.
+    pub uplinks: Vec<UplinkStatus>,
     /// Its links, oldest first.
     pub links: Vec<LinkStatus>,
+}
+
+/// Datagrams of a session, from its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatagramStatus {
+    /// Given to links.
+    pub sent: u64,
+    /// Payload of those.
+    pub bytes_sent: u64,
+    /// Arrived.
+    pub received: u64,
+    /// Payload of those.
+    pub bytes_received: u64,
+    /// Given up before they were sent: waited for too long.
+    pub dropped_stale: u64,
+    /// Given up before they were sent: the queue was full.
+    pub dropped_full: u64,
+    /// Arrived, and nobody here took them.
+    pub dropped_arrived: u64,
+    /// Too long for a packet, and one of their parts did not arrive.
+    pub dropped_parts: u64,
+    /// Bytes that wait to be sent at the moment.
+    pub bytes_waiting: u64,
+}
+
+/// One uplink of a session, as this side sends over it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UplinkStatus {
+    /// The client's name of it.
+    pub name: String,
+    /// What this side may send over it, as configured here or at the other side; `None` for no limit.
+    pub limit_bps: Option<u64>,
+    /// Links that wait for their turn under that limit.
+    pub links_waiting: u64,
 }
 
 /// Counters of a session, from its start.
@@ -197,7 +242,7 @@ pub struct LinkStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListenerStatus {
-    /// `forward`, `socks5`, `ws`, `quic` or `raw`.
+    /// `forward`, `udp` or `socks5`; on a server also `ws`, `wss`, `quic` and `raw`, where links come in.
     pub kind: String,
     /// Its address.
     pub listen: String,
@@ -205,15 +250,49 @@ pub struct ListenerStatus {
     pub to: Option<String>,
     /// Which peer dials, on a server.
     pub peer: Option<String>,
-    /// Connections open.
+    /// Connections open; where links come in, those that have not proved yet whose they are.
     pub open: u64,
     /// Connections accepted.
     pub accepted: u64,
-    /// Of those, refused here or at the far end.
+    /// Of those, refused here or at the far end; where links come in, not looked at because of a limit.
     pub refused: u64,
     /// Of those, ended by a reset from either side.
     pub reset: u64,
+    /// Datagrams given up at the listener.
+    pub datagrams_dropped: u64,
     /// Payload into the tunnel.
+    pub bytes_sent: u64,
+    /// Payload out of the tunnel.
+    pub bytes_received: u64,
+}
+
+/// A peer, over all its sessions and from the start of this site.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Sessions alive.
+    pub sessions: u64,
+    /// Links up.
+    pub links: u64,
+    /// Streams alive.
+    pub streams: u64,
+    /// Streams at a time that it may have.
+    pub max_streams: u64,
+    /// Streams that it asked this site to connect.
+    pub asked: u64,
+    /// Of those, connected.
+    pub dialled: u64,
+    /// Of those, by a connection made ahead.
+    pub ready: u64,
+    /// Of those asked, refused by the rules.
+    pub not_allowed: u64,
+    /// Of those asked, not connected.
+    pub failed: u64,
+    /// Of those failed, refused at once, because the target has not answered lately.
+    pub left_alone: u64,
+    /// Payload from targets and listeners into the tunnel.
     pub bytes_sent: u64,
     /// Payload out of the tunnel.
     pub bytes_received: u64,
@@ -252,6 +331,46 @@ pub struct DialStatus {
     pub last_error: Option<String>,
 }
 
+/// Packet mode. A super-packet counts as one packet.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TunStatus {
+    /// Name of the interface.
+    pub interface: String,
+    /// Bytes of a packet at most.
+    pub mtu: u16,
+    /// Segmentation offload in use: `tcp+udp`, `tcp`, `udp` or `none`.
+    pub offload: String,
+    /// Queues of the device.
+    pub queues: u64,
+    /// Whether packets from peers leave under this host's address.
+    pub masquerade: bool,
+    /// Packets from this host for addresses that no peer has.
+    pub no_route: u64,
+    /// What the device handed out that is no packet.
+    pub malformed: u64,
+    /// The other ends.
+    pub peers: Vec<TunPeerStatus>,
+}
+
+/// Packets of one peer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TunPeerStatus {
+    /// Its name.
+    pub peer: String,
+    /// Given to its session.
+    pub packets_sent: u64,
+    /// The same in bytes.
+    pub bytes_sent: u64,
+    /// Arrived from it, dropped ones included.
+    pub packets_received: u64,
+    /// The same in bytes.
+    pub bytes_received: u64,
+    /// Dropped at this edge, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
 impl SessionStatus {
     /// From what the session's thread knows. `metas` is what `Shell::snapshot` gives beside the snapshot.
     pub fn from_snapshot(
@@ -281,6 +400,8 @@ impl SessionStatus {
                 suspects: snapshot.suspects,
                 link_losses: snapshot.link_losses,
             },
+            datagrams: DatagramStatus::from(snapshot.datagrams),
+            uplinks: snapshot.uplinks.iter().map(UplinkStatus::new).collect(),
             links: snapshot.links.iter().map(|link| LinkStatus::new(link, metas.get(&link.id), rates)).collect(),
         }
     }
@@ -288,6 +409,32 @@ impl SessionStatus {
     /// Whether a link is up.
     pub fn is_connected(&self) -> bool {
         !self.links.is_empty()
+    }
+}
+
+impl From<DatagramTotals> for DatagramStatus {
+    fn from(totals: DatagramTotals) -> Self {
+        Self {
+            sent: totals.sent,
+            bytes_sent: totals.bytes_sent,
+            received: totals.received,
+            bytes_received: totals.bytes_received,
+            dropped_stale: totals.dropped_stale,
+            dropped_full: totals.dropped_full,
+            dropped_arrived: totals.dropped_arrived,
+            dropped_parts: totals.dropped_parts,
+            bytes_waiting: totals.waiting,
+        }
+    }
+}
+
+impl UplinkStatus {
+    fn new(uplink: &UplinkSnapshot) -> Self {
+        Self {
+            name: uplink.name.clone(),
+            limit_bps: uplink.limit.map(Bitrate::bps),
+            links_waiting: uplink.waiting as u64,
+        }
     }
 }
 
@@ -339,7 +486,7 @@ mod tests {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
         let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet") };
-        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1 }
+        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
-use crate::admin::status::{DialState, DialStatus, LinkStatus, ListenerStatus, RawStatus, SessionStatus, Status};
+use crate::admin::status::{
+    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, RawStatus, SessionStatus, Status, TunStatus,
+};
 use crate::admin::table::{Align, Table};
 
 /// The text that `ghostwire status` prints; ends with a newline.
@@ -28,9 +30,17 @@ pub fn render(status: &Status) -> String {
         text.push('\n');
         session(&mut text, one);
     }
+    if let Some(packets) = &status.tun {
+        text.push('\n');
+        tun(&mut text, packets);
+    }
     if !status.listeners.is_empty() {
         text.push('\n');
         text.push_str(&listeners(&status.listeners));
+    }
+    if !status.peers.is_empty() {
+        text.push('\n');
+        text.push_str(&peers(&status.peers));
     }
     if !status.dials.is_empty() {
         text.push('\n');
@@ -78,6 +88,11 @@ fn session(text: &mut String, session: &SessionStatus) {
     if !session.links.is_empty() {
         text.push_str(&links(&session.links));
     }
+    for uplink in &session.uplinks {
+        if let Some(limit) = uplink.limit_bps {
+            let _ = writeln!(text, "  uplink  {} is sent at most {}", clean(&uplink.name), human::rate(limit));
+        }
+    }
     let totals = &session.totals;
     let _ = writeln!(
         text,
@@ -93,6 +108,56 @@ fn session(text: &mut String, session: &SessionStatus) {
         human::bytes(session.bytes_retained),
         human::bytes(session.bytes_waiting),
     );
+    datagrams(text, &session.datagrams);
+}
+
+/// Nothing where there were none.
+fn datagrams(text: &mut String, told: &DatagramStatus) {
+    if *told == DatagramStatus::default() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  datagrams {} sent ({}), {} received ({}); dropped: {} late, {} queue full, {} not taken, {} in parts",
+        told.sent,
+        human::bytes(told.bytes_sent),
+        told.received,
+        human::bytes(told.bytes_received),
+        told.dropped_stale,
+        told.dropped_full,
+        told.dropped_arrived,
+        told.dropped_parts,
+    );
+}
+
+fn tun(text: &mut String, tun: &TunStatus) {
+    use Align::{Left, Right};
+    let _ = writeln!(
+        text,
+        "tun {}: MTU {}, offload {}{}{}; {} for nobody, {} malformed",
+        clean(&tun.interface),
+        tun.mtu,
+        clean(&tun.offload),
+        if tun.queues > 1 { format!(", {} queues", tun.queues) } else { String::new() },
+        if tun.masquerade { ", masquerading" } else { "" },
+        tun.no_route,
+        tun.malformed
+    );
+    let mut table = Table::new(&[Left, Right, Right, Right, Right, Left]);
+    table.row(["PEER", "PACKETS OUT", "BYTES", "PACKETS IN", "BYTES", "DROPPED"]);
+    for peer in &tun.peers {
+        let drops: Vec<_> = peer.drops.iter().filter(|(_, count)| **count > 0).collect();
+        let drops: Vec<_> = drops.iter().map(|(why, count)| format!("{count} {}", clean(why))).collect();
+        table.row([
+            clean(&peer.peer),
+            peer.packets_sent.to_string(),
+            human::bytes(peer.bytes_sent),
+            peer.packets_received.to_string(),
+            human::bytes(peer.bytes_received),
+            if drops.is_empty() { "none".to_owned() } else { drops.join(", ") },
+        ]);
+    }
+    text.push_str(&table.render("  "));
 }
 
 fn links(links: &[LinkStatus]) -> String {
@@ -141,6 +206,26 @@ fn state(link: &LinkStatus) -> String {
         parts.push(format!("{} bulk, {} waiting", link.flows_bulk, link.flows_waiting));
     }
     parts.join(", ")
+}
+
+fn peers(peers: &[PeerStatus]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[Left, Right, Right, Right, Right, Right, Right, Right, Right]);
+    table.row(["PEER", "LINKS", "STREAMS", "ASKED", "DIALLED", "FORBIDDEN", "FAILED", "SENT", "RECEIVED"]);
+    for peer in peers {
+        table.row([
+            clean(&peer.name),
+            peer.links.to_string(),
+            format!("{}/{}", peer.streams, peer.max_streams),
+            peer.asked.to_string(),
+            peer.dialled.to_string(),
+            peer.not_allowed.to_string(),
+            peer.failed.to_string(),
+            human::bytes(peer.bytes_sent),
+            human::bytes(peer.bytes_received),
+        ]);
+    }
+    table.render("")
 }
 
 fn listeners(listeners: &[ListenerStatus]) -> String {
@@ -202,8 +287,10 @@ fn count(n: u64, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::admin::status::{Memory, SessionTotals};
+    use crate::admin::status::{Memory, SessionTotals, TunPeerStatus, UplinkStatus};
 
     fn example() -> Status {
         let link = LinkStatus {
@@ -245,6 +332,7 @@ mod tests {
                 bytes_retained: 1_536,
                 totals: SessionTotals { opened: 3, link_losses: 2, bytes_resumed: 2 << 20, ..SessionTotals::default() },
                 links: vec![link, second],
+                uplinks: vec![UplinkStatus { name: "fiber".into(), limit_bps: Some(19_000_000), links_waiting: 0 }],
                 ..SessionStatus::default()
             }],
             listeners: vec![ListenerStatus {
@@ -270,7 +358,32 @@ mod tests {
                 received: 3456,
                 dropped: [("replayed".to_owned(), 2), ("reset".to_owned(), 7)].into(),
             }],
+            peers: Vec::new(),
+            tun: None,
         }
+    }
+
+    #[test]
+    fn packet_mode_is_told_with_what_was_dropped() {
+        let drops = BTreeMap::from([("spoofed".to_owned(), 3), ("busy".to_owned(), 0)]);
+        let peer =
+            TunPeerStatus { peer: "nl".into(), packets_sent: 7, bytes_sent: 2_048, drops, ..TunPeerStatus::default() };
+        let tun = TunStatus {
+            interface: "gw0".into(),
+            mtu: 1_400,
+            offload: "tcp+udp".into(),
+            queues: 2,
+            masquerade: true,
+            peers: vec![peer],
+            ..TunStatus::default()
+        };
+        let text = render(&Status { tun: Some(tun), ..Status::default() });
+        let lines: Vec<_> = text.lines().skip_while(|line| !line.starts_with("tun")).collect();
+        assert_eq!(lines[0], "tun gw0: MTU 1400, offload tcp+udp, 2 queues, masquerading; 0 for nobody, 0 malformed");
+        assert_eq!(
+            lines[2].split_whitespace().collect::<Vec<_>>(),
+            ["nl", "7", "2.0", "KiB", "0", "0", "B", "3", "spoofed"]
+        );
     }
 
     #[test]
@@ -282,6 +395,7 @@ session 1f3a9c20 with ir: 1 stream, 2 links
   LINK  VIA       REMOTE            SEALED          RTT   LEAST           UP         DOWN     SENT  RECEIVED    AGE  STATE
   l0    ws/fiber  198.51.100.7:443  aes-256-gcm  312 ms  300 ms  12.0 kbit/s  47.2 Mbit/s  4.0 KiB  64.0 MiB  3m07s  control, 1 bulk, 0 waiting
   l12   quic/lte  192.0.2.1:443     by TLS            -       -            -            -      0 B       0 B  4.0 s  suspect for 1.5 s, rank 1
+  uplink  fiber is sent at most 19.0 Mbit/s
   streams 3 opened, 0 accepted, 0 reset, 0 refused; links 2 lost, 0 suspected
   bytes   0 B sent, 0 B received, 2.0 MiB resumed; 1.5 KiB kept for the peer, 0 B waiting here
 

@@ -1,11 +1,13 @@
 //! The command line as typed.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::units::{Bitrate, ByteSize, Share, UnitError, parse_duration};
+use crate::wire::target::Target;
 
 /// Carries traffic between two sites, over whatever path still works.
 #[derive(Parser, Debug)]
@@ -50,12 +52,31 @@ pub(super) enum Command {
     Iface,
     /// Show the TCP segments that arrive on a port, as raw links see them
     Dump(Dump),
+    /// Connect standard input and output to a target, through a running site (ssh -o ProxyCommand="ghostwire stdio %h:%p")
+    Stdio(StdioArgs),
+    /// Turn a configuration of GhostWire or paqet into one of ours
+    ///
+    /// Keys that have no counterpart are named in a remark, with the reason. Without --out, prints the result.
+    Import(Import),
     /// Have a running site read its configuration again, without dropping a flow
     ///
     /// Says what was changed, and which keys need a restart. A bad file changes nothing.
     Reload(ReloadArgs),
     /// Run a server, a client and a bad network between them on this machine
     Demo(Demo),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StdioArgs {
+    /// What the other site is to dial, such as %h:%p
+    #[arg(value_name = "HOST:PORT", value_parser = super::stdio::target)]
+    pub(super) target: Target,
+    /// Ask the first SOCKS5 listener of this configuration, with the first name of its users_file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "proxy")]
+    pub(super) config: Option<PathBuf>,
+    /// Ask the listener at this address [default: 127.0.0.1:1080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) proxy: Option<SocketAddr>,
 }
 
 #[derive(Args, Debug)]
@@ -113,6 +134,18 @@ pub(super) struct StatusArgs {
     /// Ask at the socket that this configuration names
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Import {
+    /// A TOML file of GhostWire or a YAML file of paqet, of either side
+    pub(super) file: PathBuf,
+    /// File for the result, which must not exist; its private key goes beside it, and is kept when it is there
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+    /// The other site's public key, as `ghostwire keygen` or `ghostwire import` printed it there
+    #[arg(long, value_name = "KEY")]
+    pub(super) peer_key: Option<String>,
 }
 
 #[derive(Args, Debug)]

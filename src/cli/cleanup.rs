@@ -48,7 +48,8 @@ mod tests {
     fn what_was_done_is_told_and_what_was_not_fails() {
         assert_eq!(told(&Cleanup::default()), (Exit::Fine, "nothing was left behind\n".into(), String::new()));
         let done = Cleanup { undone: vec!["a".into()], alive: 1, elsewhere: 2, ..Cleanup::default() };
-        let lines = "undone: a\nleft alone: 1 journal of a running site\nleft alone: 2 journals of another network namespace\n";
+        let lines =
+            "undone: a\nleft alone: 1 journal of a running site\nleft alone: 2 journals of another network namespace\n";
         assert_eq!(told(&done), (Exit::Fine, lines.into(), String::new()));
         let failed = Cleanup { failed: vec!["a: b".into()], ..Cleanup::default() };
         assert_eq!(told(&failed), (Exit::Failed, String::new(), "ghostwire: not undone: a: b\n".into()));

@@ -38,6 +38,13 @@ pub(super) fn keygen(args: &Keygen, streams: &mut Streams<'_>) -> anyhow::Result
     Ok(Exit::Fine)
 }
 
+/// A new key pair.
+pub(super) fn generate() -> anyhow::Result<PrivateKey> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|error| anyhow!("no random numbers: {error}"))?;
+    Ok(PrivateKey::from_bytes(*bytes))
+}
+
 /// Prints the public key of the private key on standard input.
 pub(super) fn pubkey(streams: &mut Streams<'_>) -> anyhow::Result<Exit> {
     let mut text = Zeroizing::new(String::with_capacity(TEXT_MAX + 1));

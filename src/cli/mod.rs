@@ -7,9 +7,11 @@ mod args;
 mod check;
 mod cleanup;
 mod iface;
+mod import;
 mod keygen;
 mod logging;
 mod status;
+mod stdio;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,9 @@ use crate::config::{self, Client, Server};
 use crate::site::Daemon;
 
 pub use crate::cli::args::Demo;
+pub use crate::cli::import::converted as convert;
 pub use crate::cli::status::Status;
+pub use crate::cli::stdio::Stdio;
 
 /// Who does what this module does not. Each returns when it is finished or has been told to stop.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +45,8 @@ pub struct Handlers {
     pub status: fn(Status) -> anyhow::Result<()>,
     /// Pings endpoints, and writes what they answer.
     pub ping: fn(&Ping, &mut dyn Write) -> anyhow::Result<()>,
+    /// Connects standard input and output.
+    pub stdio: fn(Stdio) -> anyhow::Result<()>,
     /// Asks the running site at a socket to read its configuration again.
     pub reload: fn(PathBuf) -> anyhow::Result<()>,
     /// Runs the demonstration.
@@ -118,11 +124,17 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             let outcome = iface::dump(&args, streams);
             streams.outcome(outcome)
         }
+        Command::Stdio(args) => match Stdio::from_args(args) {
+            Ok(ask) => streams.outcome((handlers.stdio)(ask)),
+            Err(stdio::Unknown::Config(errors)) => streams.bad_config(&errors),
+            Err(error) => streams.failed(&error.into()),
+        },
         Command::Reload(args) => match status::socket(args.socket, args.config) {
             Ok(socket) => streams.outcome((handlers.reload)(socket)),
             Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
             Err(error) => streams.failed(&error.into()),
         },
+        Command::Import(args) => import::import(&args, streams).unwrap_or_else(|error| streams.failed(&error)),
         Command::Demo(demo) => streams.outcome((handlers.demo)(demo)),
     }
 }

@@ -10,6 +10,7 @@ use crate::segment::codec::Mac;
 use crate::site::{journal, params};
 use crate::transport::raw::path::Wishes;
 use crate::transport::tls::{self, Verify};
+use crate::transport::via::Via;
 use crate::transport::{LinkError, Raw, TransportKind, quic, raw, sockopt, ws};
 
 /// Time for TCP or QUIC, TLS and the WebSocket upgrade: healthy paths have silences of 5 to 15 s.
@@ -30,11 +31,11 @@ pub(super) struct Dialers {
 
 impl Dialers {
     /// Nothing is done before the first dial, except that what killed sites left behind is undone where raw links are
-    /// to be dialled.
+    /// to be dialled. To be called before privileges are dropped.
     pub(super) fn new(config: &config::Client) -> Self {
         let mut endpoints = config.uplinks.iter().flat_map(|uplink| &uplink.endpoints);
         let dials_raw = endpoints.any(|endpoint| endpoint.transport == TransportKind::Raw);
-        let journal = dials_raw.then(journal::open).flatten();
+        let journal = dials_raw.then(|| journal::open(&config.process)).flatten();
         let options = params::raw(&config.raw, &config.performance);
         Self {
             quic: quic::Endpoint::new(quic::Params::default()),
@@ -56,6 +57,7 @@ pub(super) struct Dialler {
     pub(super) name: String,
     bind: sockopt::Bind,
     gateway_mac: Option<Mac>,
+    via: Option<Via>,
     /// Made at the first dial: trust stores are large and slow to read.
     tls: OnceCell<Arc<rustls::ClientConfig>>,
 }
@@ -70,7 +72,14 @@ impl Dialler {
             (_, false) => "ws",
         };
         let name = format!("{scheme}://{}:{}", endpoint.host, endpoint.port);
-        Self { endpoint: endpoint.clone(), name, bind, gateway_mac: uplink.gateway_mac, tls: OnceCell::new() }
+        Self {
+            endpoint: endpoint.clone(),
+            name,
+            bind,
+            gateway_mac: uplink.gateway_mac,
+            via: uplink.via.clone(),
+            tls: OnceCell::new(),
+        }
     }
 
     pub(super) async fn dial(&self, dialers: &Dialers) -> Result<Raw, LinkError> {
@@ -112,6 +121,7 @@ impl Dialler {
                     host_header: endpoint.host_header.clone(),
                     headers: endpoint.headers.iter().map(|(k, v)| (k.clone(), v.expose().clone())).collect(),
                     bind: self.bind.clone(),
+                    via: self.via.clone(),
                     timeout: TIMEOUT,
                     ..ws::DialOptions::new(endpoint.host.to_string(), endpoint.port, endpoint.path.clone())
                 };

@@ -12,6 +12,10 @@ const NEXT_AFTER: Duration = Duration::from_millis(2_000);
 /// Beside a dial that has not come to anything for this long, a second one starts: the first may hang on a silent edge
 /// until its own time is up.
 const SECOND_AFTER: Duration = Duration::from_secs(3);
+/// When all links are silent for this long, one is replaced by a fresh one; [`SECOND_AFTER`] later every silent link is,
+/// whether others answer or not. They may only be pausing, so none is given up before a fresh one has joined. But a server
+/// that crashed, an address that is gone or a middlebox that forgot say nothing either, for as long as one waits.
+const REPLACE_AFTER: Duration = Duration::from_secs(2);
 /// A worse endpoint is left after a better one has worked for this long without a break.
 const RETURN_AFTER: Duration = Duration::from_secs(10);
 /// A pool grows when every link of it has carried bulk for this long.
@@ -35,6 +39,8 @@ pub(super) struct Seen {
     pub(super) good: usize,
     /// Of these, links that carry bulk.
     pub(super) bulk: usize,
+    /// Links that hold a place but are suspect.
+    pub(super) silent: usize,
 }
 
 #[derive(Debug)]
@@ -45,6 +51,10 @@ struct Endpoint {
     good_since: Option<Instant>,
     /// Since when it is in use without a good link.
     bad_since: Option<Instant>,
+    /// Since when it has had silent links without a break.
+    silent_since: Option<Instant>,
+    /// Places whose silent link is to be replaced, from the first on.
+    replaced: usize,
     busy_since: Option<Instant>,
     calm_since: Option<Instant>,
 }
@@ -66,6 +76,8 @@ impl Fallback {
                 wanted: usize::from(index == 0),
                 good_since: None,
                 bad_since: (index == 0).then_some(now),
+                silent_since: None,
+                replaced: 0,
                 busy_since: None,
                 calm_since: None,
             })
@@ -105,6 +117,11 @@ impl Fallback {
         }
     }
 
+    /// Places of an endpoint, from the first on, whose link is to be replaced if it is silent.
+    pub(super) fn replaced(&self, index: usize) -> usize {
+        self.endpoints.get(index).map_or(0, |e| e.replaced)
+    }
+
     /// Links wanted of an endpoint.
     pub(super) fn wanted(&self, index: usize) -> usize {
         self.endpoints.get(index).map_or(0, |e| e.wanted)
@@ -122,14 +139,25 @@ impl Endpoint {
                 self.bad_since.get_or_insert(now);
             }
         }
+        if seen.silent == 0 {
+            self.silent_since = None;
+        }
+        let silent = (seen.silent > 0).then(|| now.saturating_duration_since(*self.silent_since.get_or_insert(now)));
+        self.replaced = match silent {
+            Some(span) if span >= REPLACE_AFTER + SECOND_AFTER => self.pool.max,
+            Some(span) if span >= REPLACE_AFTER && seen.good == 0 => 1,
+            _ => 0,
+        };
     }
 
-    /// One link while it is only tried; the pool while it is the best that works.
+    /// One link while it is only tried; the pool while it is the best that works. Silent links keep their places: most
+    /// silences end.
     fn size(&mut self, best: bool, seen: Seen, now: Instant) {
         if !best {
             if self.good_since.is_none() {
                 let slow = self.bad_since.is_some_and(|since| now >= since + SECOND_AFTER);
-                self.wanted = if slow { self.pool.max.clamp(1, 2) } else { 1 };
+                let tried = if slow { self.pool.max.clamp(1, 2) } else { 1 };
+                self.wanted = if seen.silent > 0 { tried.max(self.wanted) } else { tried };
             }
             return;
         }
@@ -175,7 +203,7 @@ mod tests {
             let end = self.now + time;
             while self.now < end {
                 self.now += TICK;
-                let seen = [0, 1].map(|i| Seen { good: good[i], bulk: bulk[i] });
+                let seen = [0, 1].map(|i| Seen { good: good[i], bulk: bulk[i], silent: 0 });
                 self.machine.handle_tick(&seen, self.now);
             }
             [self.machine.wanted(0), self.machine.wanted(1)]
@@ -206,7 +234,7 @@ mod tests {
             let end = play.now + time;
             while play.now < end {
                 play.now += TICK;
-                play.machine.handle_tick(&[Seen { good, bulk: 0 }], play.now);
+                play.machine.handle_tick(&[Seen { good, bulk: 0, silent: 0 }], play.now);
             }
             play.machine.wanted(0)
         };
@@ -215,6 +243,29 @@ mod tests {
         assert_eq!(run(Duration::from_secs(5), 2), 2);
         assert_eq!(run(TICK, 0), 1, "after a loss one tries first");
         assert_eq!(run(SECOND_AFTER + TICK, 0), 2);
+    }
+
+    #[test]
+    fn silent_links_keep_their_places_and_are_replaced_when_they_stay_silent() {
+        let mut now = Instant::now();
+        let mut machine = Fallback::new(&[Pool { min: 3, max: 4 }], now);
+        let mut run = |time: Duration, good: usize, silent: usize| {
+            let end = now + time;
+            while now < end {
+                now += TICK;
+                machine.handle_tick(&[Seen { good, bulk: 0, silent }], now);
+            }
+            (machine.wanted(0), machine.replaced(0))
+        };
+        assert_eq!(run(Duration::from_secs(5), 3, 0), (3, 0));
+        assert_eq!(run(REPLACE_AFTER + SECOND_AFTER, 1, 2), (3, 0), "one that answers is enough for a while");
+        assert_eq!(run(TICK, 1, 2), (3, 4), "but the silent ones are worth nothing");
+        assert_eq!(run(TICK, 3, 0), (3, 0));
+        assert_eq!(run(REPLACE_AFTER, 0, 3), (3, 0), "a short silence costs no link its place");
+        assert_eq!(run(TICK, 0, 3), (3, 1), "one is tried afresh");
+        assert_eq!(run(TICK, 1, 2), (3, 0), "it answers: the others have a moment more");
+        assert_eq!(run(SECOND_AFTER, 1, 2), (3, 4));
+        assert_eq!(run(TICK, 0, 0), (1, 0), "after a loss one tries first");
     }
 
     #[test]

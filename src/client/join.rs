@@ -16,16 +16,19 @@ use crate::config;
 use crate::connectors::AllowList;
 use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
-use crate::listeners::SessionSlot;
+use crate::listeners::tun::Port;
+use crate::listeners::{self, Hub, SessionSlot};
 use crate::runtime::driver;
-use crate::runtime::shell::{LinkEnd, LinkMeta, Shell};
+use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
-use crate::site::edges::{Dialling, Edges, Serving};
+use crate::site::Packets;
+use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
+use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
@@ -51,6 +54,7 @@ pub(super) struct Site {
     dialling: Dialling,
     current: RefCell<Rc<Shell>>,
     slot: SessionSlot,
+    hub: Rc<Hub>,
     founding: Mutex<()>,
     /// Told to end: no session follows the current one.
     closing: Cell<bool>,
@@ -59,6 +63,8 @@ pub(super) struct Site {
     pub(super) dialers: Dialers,
     pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
+    pub(super) packets: RefCell<Option<Packets>>,
+    port: RefCell<Option<Rc<Port>>>,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
 }
 
@@ -66,6 +72,14 @@ pub(super) struct Site {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
+}
+
+/// An uplink and what it is to carry at most.
+#[derive(Debug)]
+pub(super) struct Limited {
+    pub(super) name: String,
+    pub(super) up: Option<Bitrate>,
+    pub(super) down: Option<Bitrate>,
 }
 
 /// Why a connection did not join.
@@ -80,11 +94,12 @@ pub(super) enum JoinError {
 }
 
 impl Site {
-    pub(super) fn new(config: &config::Client) -> anyhow::Result<Rc<Self>> {
+    pub(super) fn new(config: &config::Client, dialers: Dialers) -> anyhow::Result<Rc<Self>> {
         let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
         slot.set(SessionRef::of(&first));
+        let hub = edges::hub(Side::Client, &slot, &config.udp);
         let site = Rc::new(Self {
             name: config.site.name.clone(),
             started: clock::now(),
@@ -102,13 +117,16 @@ impl Site {
             limits: RefCell::new(limits),
             current: RefCell::new(Rc::clone(&first)),
             slot,
+            hub,
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
-            dialers: Dialers::new(config),
+            dialers,
             serving: RefCell::default(),
-            dialling: Dialling::new(config.dial.clone()),
+            dialling: Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp),
             reporter: Reporter::default(),
+            packets: RefCell::default(),
+            port: RefCell::default(),
             dials: RefCell::default(),
         });
         site.drive(first);
@@ -117,7 +135,21 @@ impl Site {
 
     /// Serves these listeners in place of those before; connections that were accepted are not touched.
     pub(super) fn serve(&self, edges: Edges) -> anyhow::Result<()> {
-        self.serving.borrow_mut().replace(edges, &self.slot)
+        self.serving.borrow_mut().replace(edges, &self.slot, &self.hub)
+    }
+
+    /// Starts packet mode, for this session and those that follow.
+    pub(super) fn carry_packets(&self, mut packets: Packets) -> anyhow::Result<()> {
+        if let Some(end) = packets.end(0)
+            && let Some(port) = Port::new(&end.plane, end.number).map(Rc::new)
+        {
+            spawn_local(listeners::tun::forward(end.inbox, self.slot.clone(), port.counters()));
+            self.shell().set_packet_sink(Rc::clone(&port) as Rc<dyn PacketSink>);
+            *self.port.borrow_mut() = Some(port);
+        }
+        packets.serve()?;
+        *self.packets.borrow_mut() = Some(packets);
+        Ok(())
     }
 
     /// What the server may ask this site to dial from here on; streams that are connected stay.
@@ -144,6 +176,7 @@ impl Site {
     fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
         let site = Rc::clone(self);
         let dialling = self.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Client, &self.hub);
         spawn_local(async move {
             let end = driver::run(Rc::clone(&shell), |incoming| dialling.connect(incoming)).await;
             tracing::info!(session = %shell.id.get(), ?end, "session ended");
@@ -155,6 +188,9 @@ impl Site {
 
     fn renew(self: &Rc<Self>) -> Rc<Shell> {
         let shell = new_shell(&self.limits.borrow());
+        if let Some(port) = &*self.port.borrow() {
+            shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
+        }
         *self.current.borrow_mut() = Rc::clone(&shell);
         self.slot.set(SessionRef::of(&shell));
         self.drive(Rc::clone(&shell));
@@ -165,7 +201,7 @@ impl Site {
     pub(super) async fn join(
         self: &Rc<Self>,
         raw: Raw,
-        uplink: &str,
+        uplink: &Limited,
         rank: u8,
     ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
         let founder = if self.shell().id.get().is_new() {
@@ -177,13 +213,14 @@ impl Site {
         let ask = Ask {
             seal: self.seal,
             timeout: self.handshake,
-            ..Ask::new(asked, uplink, params::windows(&self.limits.borrow().performance))
+            limit: uplink.down,
+            ..Ask::new(asked, &*uplink.name, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
             return Err(JoinError::Refused("shutting down"));
         }
-        let joined = self.admit(asked, admitted, rank);
+        let joined = self.admit(asked, admitted, rank, uplink.up);
         drop(founder);
         joined
     }
@@ -193,6 +230,7 @@ impl Site {
         asked: SessionId,
         admitted: Admitted,
         rank: u8,
+        limit: Option<Bitrate>,
     ) -> Result<(LinkId, oneshot::Receiver<LinkEnd>), JoinError> {
         let mut shell = self.shell();
         let known = shell.id.get();
@@ -214,6 +252,7 @@ impl Site {
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank,
+            limit,
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
     }

@@ -10,6 +10,7 @@ pub mod ping;
 mod reload;
 mod slot;
 mod status;
+pub mod stdio;
 mod uplink;
 
 use std::future::Future;
@@ -23,8 +24,11 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::admin;
 use crate::admin::protocol::{Answer, Request};
 use crate::config;
-use crate::site::{self, Daemon, Edges, Sockets, notify};
+use crate::site::{self, Daemon, Edges, Packets, Sockets, notify, packets};
+use crate::tun::Masquerade;
+use crate::wire::packet::prefix::Prefix;
 
+use dial::Dialers;
 use join::Site;
 use reload::Reloader;
 
@@ -38,6 +42,8 @@ pub struct Client {
     daemon: Option<Daemon>,
     sockets: Sockets,
     edges: Edges,
+    masquerade: Option<Masquerade>,
+    dialers: Dialers,
     status: Option<admin::Socket>,
 }
 
@@ -63,10 +69,13 @@ impl Client {
     pub fn bind_as(config: config::Client, daemon: Option<Daemon>) -> anyhow::Result<Self> {
         let before = Sockets::of_process()?;
         let mut sockets = before.next();
-        let edges = Edges::bind(&config.forwards, config.socks5.as_ref(), &mut sockets)?;
+        let edges = Edges::bind(&config.forwards, &config.socks5, &mut sockets)?;
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;
-        Ok(Self { config, daemon, sockets, edges, status })
+        let peers = config.tun.as_ref().map_or_else(Vec::new, server_as_peer);
+        let masquerade = packets::masquerade(config.tun.as_ref(), &peers)?;
+        let dialers = Dialers::new(&config);
+        Ok(Self { config, daemon, sockets, edges, masquerade, dialers, status })
     }
 
     /// Where it listens: forwards in the order of the configuration, then SOCKS5.
@@ -88,8 +97,18 @@ impl Client {
     /// # Errors
     /// What keeps the client from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, daemon, sockets, edges, status } = self;
-        let handle = start(&config, edges)?;
+        let Self { config, daemon, sockets, edges, masquerade, dialers, status } = self;
+        let packets = match &config.tun {
+            Some(tun) => {
+                let workers = config.performance.packet_workers;
+                Some(Packets::open(tun, &server_as_peer(tun), workers, masquerade).await?)
+            }
+            None => None,
+        };
+        let handle = start(&config, edges, dialers)?;
+        if let Some(packets) = packets {
+            handle.site.carry_packets(packets)?;
+        }
         let up = format!("site {}, {} uplinks", config.site.name, config.uplinks.len());
         let reloader = Rc::new(Reloader::new(config, daemon, sockets, Rc::clone(&handle.site)));
         let status = status.map(|socket| {
@@ -119,8 +138,13 @@ impl Client {
     }
 }
 
-fn start(config: &config::Client, edges: Edges) -> anyhow::Result<Handle> {
-    let site = Site::new(config)?;
+/// The server, and what may come from it: whatever is routed to it.
+fn server_as_peer(tun: &config::Tun) -> Vec<(String, Vec<Prefix>)> {
+    vec![("server".to_owned(), tun.networks())]
+}
+
+fn start(config: &config::Client, edges: Edges, dialers: Dialers) -> anyhow::Result<Handle> {
+    let site = Site::new(config, dialers)?;
     site.serve(edges)?;
     for uplink in &config.uplinks {
         spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.retry.clone()));

@@ -67,7 +67,7 @@ impl Reloader {
         let (sockets, edges) = {
             let held = self.sockets.borrow();
             let mut sockets = held.next();
-            let edges = Edges::bind(&next.forwards, next.socks5.as_ref(), &mut sockets)?;
+            let edges = Edges::bind(&next.forwards, &next.socks5, &mut sockets)?;
             (sockets.finish(), edges)
         };
         self.site.serve(edges)?;

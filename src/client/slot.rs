@@ -9,15 +9,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use crate::config::Retry;
 use crate::ids::LinkId;
-use crate::runtime::shell::LinkEnd;
+use crate::runtime::shell::{LinkEnd, Shell};
 use crate::runtime::{clock, random};
 
 use super::dial::Dialler;
-use super::join::{JoinError, Site};
+use super::join::{JoinError, Limited, Site};
 use super::status;
 use super::uplink::Pool;
 
@@ -26,7 +28,7 @@ const PERMANENT: Duration = Duration::from_secs(60);
 
 pub(super) struct Slot {
     pub(super) site: Rc<Site>,
-    pub(super) uplink: Rc<str>,
+    pub(super) uplink: Rc<Limited>,
     pub(super) dialler: Rc<Dialler>,
     pub(super) pool: Rc<Pool>,
     pub(super) retry: Retry,
@@ -47,7 +49,8 @@ impl Slot {
             attempts += 1;
             self.report(|dial| dial.dialling(attempts));
             let wait = match self.attempt().await {
-                Ok((up_for, end)) => {
+                Ok((_, None)) => Duration::ZERO,
+                Ok((up_for, Some(end))) => {
                     self.report(|dial| dial.lost(&end));
                     if up_for >= self.retry.grace {
                         backoff = self.backoff();
@@ -59,7 +62,7 @@ impl Slot {
                     backoff.next().unwrap_or(self.retry.cap).mul_f64(random::fraction())
                 }
                 Err(error) => {
-                    tracing::info!(uplink = &*self.uplink, endpoint = self.dialler.name, attempt = attempts,
+                    tracing::info!(uplink = self.uplink.name, endpoint = self.dialler.name, attempt = attempts,
                         error = %error.text, "no link");
                     self.report(|dial| dial.failed(&error.text));
                     if error.permanent {
@@ -85,33 +88,64 @@ impl Slot {
             .build()
     }
 
-    /// Dials and joins, then waits for the link's end. Returns how long it was up, and why it ended.
-    async fn attempt(&self) -> Result<(Duration, LinkEnd), Failure> {
+    /// Dials and joins, then waits until the place is free again. Returns how long it was taken, and why the link ended if
+    /// it has.
+    async fn attempt(&self) -> Result<(Duration, Option<LinkEnd>), Failure> {
         let raw = self.dialler.dial(&self.site.dialers).await.map_err(Failure::passing)?;
         let (link, end) = self.site.join(raw, &self.uplink, self.rank).await.map_err(Failure::joining)?;
         let since = clock::now();
         self.report(status::Dial::connected);
-        self.pool.add(link);
-        let end = self.hold(link, end).await;
-        self.pool.remove(link);
+        // kept, as the site may begin another session meanwhile
+        let held = Held { shell: self.site.shell(), link, pool: Rc::clone(&self.pool) };
+        let end = self.hold(held, end).await;
         Ok((clock::now().saturating_duration_since(since), end))
     }
 
-    /// Waits until the link ends, and empties it when the place is no longer wanted.
-    async fn hold(&self, link: LinkId, end: tokio::sync::oneshot::Receiver<LinkEnd>) -> LinkEnd {
-        let gone = || LinkEnd::Failed("the session is gone".into());
-        let mut end = std::pin::pin!(end);
-        tokio::select! {
-            end = &mut end => return end.unwrap_or_else(|_| gone()),
-            () = self.pool.until(|wanted| wanted <= self.place) => {}
-        }
-        self.site.shell().drain_link(link);
-        end.await.unwrap_or_else(|_| gone())
+    /// Waits until the link ends, and empties it when the place is no longer wanted. A silent link that is to be replaced
+    /// makes room for the next: nothing then, and it is emptied once another has joined.
+    async fn hold(&self, held: Held, mut end: oneshot::Receiver<LinkEnd>) -> Option<LinkEnd> {
+        let ticket = self.pool.add(&held.shell, held.link);
+        let ended = tokio::select! {
+            end = &mut end => end,
+            () = self.pool.until_unwanted(self.place, ticket) => {
+                held.shell.drain_link(held.link);
+                (&mut end).await
+            }
+            () = self.pool.until_replaced(self.place, ticket) => {
+                spawn_local(held.retire(ticket, end));
+                return None;
+            }
+        };
+        self.pool.remove(ticket);
+        Some(ended.unwrap_or_else(|_| LinkEnd::Failed("the session is gone".into())))
     }
 
     fn report(&self, change: impl FnOnce(&mut status::Dial)) {
-        let key = (self.uplink.to_string(), format!("{}#{}", self.dialler.name, self.place));
+        let key = (self.uplink.name.clone(), format!("{}#{}", self.dialler.name, self.place));
         change(self.site.dials.borrow_mut().entry(key).or_default());
+    }
+}
+
+/// A link that has joined.
+struct Held {
+    shell: Rc<Shell>,
+    link: LinkId,
+    pool: Rc<Pool>,
+}
+
+impl Held {
+    /// Keeps a link that has lost its place until it ends, and empties it once another has joined the pool. Until then it
+    /// is all there is, should it come back to life.
+    async fn retire(self, ticket: u64, mut end: oneshot::Receiver<LinkEnd>) {
+        let joined = self.pool.joined();
+        tokio::select! {
+            _ = &mut end => {}
+            () = self.pool.until_joined(joined) => {
+                self.shell.drain_link(self.link);
+                let _ = end.await;
+            }
+        }
+        self.pool.remove(ticket);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::admin::Status;
 use crate::admin::status::{DialState, DialStatus};
 use crate::runtime::clock;
 use crate::runtime::shell::LinkEnd;
-use crate::site::report;
+use crate::site::{Packets, report};
 
 use super::join::Site;
 
@@ -44,6 +44,7 @@ pub(super) async fn take(site: &Site) -> Status {
     let mut status = Status::head(&site.name, "client", uptime);
     status.sessions = site.reporter.sessions(&[site.shell()]).await;
     status.listeners = site.serving.borrow().served().map(|served| report::listener(served, None)).collect();
+    status.tun = site.packets.borrow().as_ref().map(Packets::status);
     let dials = site.dials.borrow();
     status.dials = dials
         .iter()

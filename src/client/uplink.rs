@@ -1,7 +1,7 @@
 //! One uplink: a pool of places for each of its endpoints, sized by [`Fallback`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,12 +9,14 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use crate::config::{Retry, Uplink};
+use crate::engine::Snapshot;
 use crate::ids::LinkId;
 use crate::runtime::clock;
+use crate::runtime::shell::Shell;
 
 use super::dial::Dialler;
 use super::fallback::{self, Fallback, Seen};
-use super::join::Site;
+use super::join::{Limited, Site};
 use super::slot::Slot;
 
 /// Between looks at the links. A quarter of a second keeps a fallback within its time and costs nothing.
@@ -26,32 +28,101 @@ const TICK_CALM: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     wanted: Cell<usize>,
-    links: RefCell<BTreeSet<LinkId>>,
+    /// Places below this one are to replace their link if it is silent.
+    replaced: Cell<usize>,
+    /// Links that have joined and not ended, by the order of joining, each with its session: another session's links may
+    /// have the same names.
+    links: RefCell<BTreeMap<u64, (Rc<Shell>, LinkId)>>,
+    /// Those of them that are suspect.
+    silent: RefCell<BTreeSet<u64>>,
+    /// The last link to have joined before the last decision.
+    decided: Cell<u64>,
+    /// Links that ever joined.
+    joined: Cell<u64>,
     changed: Notify,
 }
 
 impl Pool {
     /// Waits until the number of wanted links satisfies `test`.
     pub(super) async fn until(&self, test: impl Fn(usize) -> bool) {
+        self.until_that(|pool| test(pool.wanted.get())).await;
+    }
+
+    /// Waits until this link, which holds this place, is not wanted by a decision that was made after it had joined: one for
+    /// fewer links may come from the moment in which there was none.
+    pub(super) async fn until_unwanted(&self, place: usize, ticket: u64) {
+        self.until_that(|pool| pool.wanted.get() <= place && pool.decided.get() >= ticket).await;
+    }
+
+    /// Waits until this link, which holds this place, is silent and to be replaced.
+    pub(super) async fn until_replaced(&self, place: usize, ticket: u64) {
+        self.until_that(|pool| pool.replaced.get() > place && pool.silent.borrow().contains(&ticket)).await;
+    }
+
+    /// How many links have ever joined.
+    pub(super) fn joined(&self) -> u64 {
+        self.joined.get()
+    }
+
+    /// Waits until more links than so many have joined.
+    pub(super) async fn until_joined(&self, count: u64) {
+        self.until_that(|pool| pool.joined.get() > count).await;
+    }
+
+    async fn until_that(&self, test: impl Fn(&Self) -> bool) {
         loop {
             let changed = self.changed.notified();
-            if test(self.wanted.get()) {
+            if test(self) {
                 return;
             }
             changed.await;
         }
     }
 
-    pub(super) fn add(&self, link: LinkId) {
-        self.links.borrow_mut().insert(link);
+    /// Takes a link that has joined; gives what it is to be removed by.
+    pub(super) fn add(&self, shell: &Rc<Shell>, link: LinkId) -> u64 {
+        let ticket = self.joined.get() + 1;
+        self.joined.set(ticket);
+        self.links.borrow_mut().insert(ticket, (Rc::clone(shell), link));
+        self.changed.notify_waiters();
+        ticket
     }
 
-    pub(super) fn remove(&self, link: LinkId) {
-        self.links.borrow_mut().remove(&link);
+    pub(super) fn remove(&self, ticket: u64) {
+        self.links.borrow_mut().remove(&ticket);
     }
 
-    fn set_wanted(&self, wanted: usize) {
-        if self.wanted.replace(wanted) != wanted {
+    /// The ticket of a link of the present session.
+    fn ticket(&self, shell: &Rc<Shell>, link: LinkId) -> Option<u64> {
+        let links = self.links.borrow();
+        links.iter().find(|(_, (of, id))| *id == link && Rc::ptr_eq(of, shell)).map(|(ticket, _)| *ticket)
+    }
+
+    /// Looks at its links.
+    fn look(&self, shell: &Rc<Shell>, snapshot: &Snapshot) -> Seen {
+        let (mut seen, mut silent) = (Seen::default(), BTreeSet::new());
+        for link in snapshot.links.iter().filter(|link| !link.draining) {
+            let Some(ticket) = self.ticket(shell, link.id) else { continue };
+            if link.suspect.is_some() {
+                silent.insert(ticket);
+            } else {
+                seen.good += 1;
+                seen.bulk += usize::from(link.flows_bulk > 0);
+            }
+        }
+        seen.silent = silent.len();
+        if *self.silent.borrow() != silent {
+            *self.silent.borrow_mut() = silent;
+            self.changed.notify_waiters();
+        }
+        seen
+    }
+
+    /// A decision, made on the last [`Self::look`] and before anything else may have happened.
+    fn set(&self, wanted: usize, replaced: usize) {
+        let decided = self.joined.get();
+        let before = (self.wanted.replace(wanted), self.replaced.replace(replaced), self.decided.replace(decided));
+        if before != (wanted, replaced, decided) {
             self.changed.notify_waiters();
         }
     }
@@ -59,7 +130,7 @@ impl Pool {
 
 /// Keeps the links of one uplink, for ever.
 pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
-    let name: Rc<str> = Rc::from(uplink.name.as_str());
+    let limited = Rc::new(Limited { name: uplink.name.clone(), up: uplink.max_up, down: uplink.max_down });
     let mut sizes = Vec::new();
     let mut pools = Vec::new();
     for (index, endpoint) in uplink.endpoints.iter().enumerate() {
@@ -69,7 +140,7 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
         for place in 0..usize::from(size.max) {
             let slot = Slot {
                 site: Rc::clone(&site),
-                uplink: Rc::clone(&name),
+                uplink: Rc::clone(&limited),
                 dialler: Rc::clone(&dialler),
                 pool: Rc::clone(&pool),
                 retry: retry.clone(),
@@ -86,7 +157,7 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
         let seen = look(&site, &pools);
         machine.handle_tick(&seen, clock::now());
         for (index, pool) in pools.iter().enumerate() {
-            pool.set_wanted(machine.wanted(index));
+            pool.set(machine.wanted(index), machine.replaced(index));
         }
         let calm = seen.first().is_some_and(|s| s.good > 0 && s.good >= sizes[0].min && s.bulk == 0);
         tokio::time::sleep(if calm { TICK_CALM } else { TICK }).await;
@@ -94,16 +165,43 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
 }
 
 fn look(site: &Site, pools: &[Rc<Pool>]) -> Vec<Seen> {
-    let (snapshot, _) = site.shell().snapshot();
-    pools
-        .iter()
-        .map(|pool| {
-            let links = pool.links.borrow();
-            let good = || {
-                let held = snapshot.links.iter().filter(|link| links.contains(&link.id));
-                held.filter(|link| link.suspect.is_none() && !link.draining)
-            };
-            Seen { good: good().count(), bulk: good().filter(|link| link.flows_bulk > 0).count() }
-        })
-        .collect()
+    let shell = site.shell();
+    let (snapshot, _) = shell.snapshot();
+    pools.iter().map(|pool| pool.look(&shell, &snapshot)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    fn is_ready(future: impl Future<Output = ()>) -> bool {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_decision_from_before_a_link_joined_does_not_empty_it() {
+        let pool = Pool::default();
+        pool.set(1, 0); // all links were lost
+        pool.joined.set(4); // and four fresh ones join before the next look
+        assert!(!is_ready(pool.until_unwanted(3, 4)));
+        pool.set(4, 0);
+        assert!(!is_ready(pool.until_unwanted(3, 4)));
+        pool.set(1, 0);
+        assert!(is_ready(pool.until_unwanted(3, 4)), "decided with it");
+        assert!(!is_ready(pool.until_unwanted(0, 1)));
+    }
+
+    #[test]
+    fn only_a_silent_link_is_replaced() {
+        let pool = Pool::default();
+        pool.joined.set(2);
+        pool.silent.borrow_mut().insert(2);
+        assert!(!is_ready(pool.until_replaced(1, 2)));
+        pool.set(2, 2);
+        assert!(is_ready(pool.until_replaced(1, 2)));
+        assert!(!is_ready(pool.until_replaced(0, 1)), "it answers");
+    }
 }

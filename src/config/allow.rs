@@ -1,4 +1,4 @@
-//! What may be dialled, as written: `any`, or `tcp:HOST:PORTS`.
+//! What may be dialled, as written: `any`, `tcp:HOST:PORTS` or `udp:HOST:PORTS`.
 //!
 //! A host is an address, a network (`10.0.0.0/8`, `[fd00::/8]`), a name, `*.` and a name for all names below it, or `*`. A
 //! rule with a name permits a target that was asked for by that name; a rule with an address or a network permits a target
@@ -9,20 +9,22 @@ use std::net::IpAddr;
 use crate::config::addr::{self, Host};
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
-use crate::connectors::allow::{AllowList, HostRule, IpNet, PortRule, Rule};
+use crate::connectors::allow::{AllowList, HostRule, IpNet, PortRule, Protocol, Rule};
 
 /// Reads the list `key` of a section.
 pub(super) fn list(section: &Section<'_>, key: &'static str) -> AllowList {
-    let shape = Shape::default("array of strings", "[]".into(), "\"any\", \"tcp:HOST:PORTS\"");
+    let shape = Shape::default("array of strings", "[]".into(), "\"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\"");
     AllowList::new(section.list(key, shape, rule))
 }
 
 fn rule(text: &str) -> Result<Rule, String> {
     if text == "any" {
-        return Ok(Rule { host: HostRule::Any, ports: PortRule::Any });
+        return Ok(Rule { protocol: None, host: HostRule::Any, ports: PortRule::Any });
     }
-    let Some(rest) = text.strip_prefix("tcp:") else {
-        return Err("does not start with tcp:".into());
+    let (protocol, rest) = match text.split_once(':') {
+        Some(("tcp", rest)) => (Protocol::Tcp, rest),
+        Some(("udp", rest)) => (Protocol::Udp, rest),
+        _ => return Err("does not start with tcp: or udp:".into()),
     };
     // The host may hold colons in brackets, the ports none.
     let Some((host, ports)) = rest.rsplit_once(':') else {
@@ -32,7 +34,7 @@ fn rule(text: &str) -> Result<Rule, String> {
         "*" => PortRule::Any,
         ports => addr::ports(ports).map(|range| PortRule::Range(*range.start(), *range.end()))?,
     };
-    Ok(Rule { host: host_rule(host)?, ports })
+    Ok(Rule { protocol: Some(protocol), host: host_rule(host)?, ports })
 }
 
 fn host_rule(text: &str) -> Result<HostRule, String> {
@@ -55,6 +57,21 @@ fn host_rule(text: &str) -> Result<HostRule, String> {
         Host::Name(name) => Ok(HostRule::Name(name)),
         Host::Ip(addr) => net(addr, None).map(HostRule::Net),
     }
+}
+
+/// Reads a list of addresses and networks, without ports.
+pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
+    let shape = Shape::default("array of strings", "[]".into(), "ADDRESS, ADDRESS/BITS");
+    section.list(key, shape, |text| match host_rule(text)? {
+        HostRule::Net(net) => Ok(net),
+        _ => Err("is not an address or a network".to_owned()),
+    })
+}
+
+/// Reads an address or a network, such as `192.0.2.1` or `10.0.0.0/8`.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let (addr, prefix) = text.split_once('/').map_or((text, None), |(addr, prefix)| (addr, Some(prefix)));
+    net(addr.parse().map_err(|_| "is not an address or a network".to_owned())?, prefix)
 }
 
 fn net(addr: IpAddr, prefix: Option<&str>) -> Result<IpNet, String> {
@@ -108,15 +125,21 @@ mod tests {
             ("tcp:Example.org:443", HostRule::Name("example.org".into()), PortRule::Range(443, 443)),
             ("tcp:*.example.org:*", HostRule::Suffix("example.org".into()), PortRule::Any),
         ] {
-            assert_eq!(rule(text), Ok(Rule { host, ports }), "{text}");
+            let protocol = (text != "any").then_some(Protocol::Tcp);
+            let read = Ok(Rule { protocol, host, ports });
+            assert_eq!(rule(text), read, "{text}");
+            if protocol.is_some() {
+                let udp = read.map(|rule| Rule { protocol: Some(Protocol::Udp), ..rule });
+                assert_eq!(rule(&text.replacen("tcp", "udp", 1)), udp, "{text} with udp");
+            }
         }
     }
 
     #[test]
     fn rules_that_mean_nothing_say_why() {
         for (text, problem) in [
-            ("", "does not start with tcp:"),
-            ("udp:*:53", "does not start with tcp:"),
+            ("", "does not start with tcp: or udp:"),
+            ("sctp:*:53", "does not start with tcp: or udp:"),
             ("tcp:example.org", "has no ports after the host (a number, a range such as 8000-8100, or *)"),
             ("tcp:[::1]", "has a port that is not 1 to 65535"),
             ("tcp:10.1.2.3/16:*", "has bits set beyond its prefix; the network is 10.1.0.0/16"),

@@ -1,20 +1,24 @@
 //! The client's file: whom to reach and by which ways out.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Retry, SealMode, Site};
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site, Udp};
 use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
+use crate::config::exit::{self, Exit};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
 use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
+use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
 use crate::segment::codec::Mac;
 use crate::transport::TransportKind;
-use crate::units::ByteSize;
+use crate::transport::via::Via;
+use crate::units::{Bitrate, ByteSize};
 
 /// A site that dials links.
 #[derive(Clone, Debug)]
@@ -27,12 +31,16 @@ pub struct Client {
     pub uplinks: Vec<Uplink>,
     /// Listeners here; the server dials.
     pub forwards: Vec<Forward>,
-    /// A SOCKS5 listener here; the server dials.
-    pub socks5: Option<Socks5>,
+    /// Proxies here; the server dials.
+    pub socks5: Vec<Socks5>,
+    /// Packet mode.
+    pub tun: Option<Tun>,
     /// What the server may ask this site to dial. Nothing by default.
     pub dial: AllowList,
     /// Limits.
     pub performance: Performance,
+    /// Flows of datagrams.
+    pub udp: Udp,
     /// How links are dialled again.
     pub retry: Retry,
     /// How silence is judged.
@@ -47,8 +55,12 @@ pub struct Client {
     pub seal: SealMode,
     /// How raw links look.
     pub raw: Raw,
+    /// How targets are dialled.
+    pub exit: Exit,
     /// How the process behaves.
     pub process: Process,
+    /// Who decides how fast to send.
+    pub rate: RateMode,
 }
 
 /// By what a server is known.
@@ -71,10 +83,16 @@ pub struct Uplink {
     pub source: Option<IpAddr>,
     /// Ethernet address of the next hop, for raw links. `None`: as the neighbour table says.
     pub gateway_mac: Option<Mac>,
+    /// A proxy that its WebSockets are dialled through.
+    pub via: Option<Via>,
     /// Ways to the server, at least one; the first that works is used.
     pub endpoints: Vec<Endpoint>,
     /// How many WebSockets make up its pool.
     pub ws_links: PoolSize,
+    /// What this site sends over it at most. `None`: no limit, and so with every uplink where [`Client::rate`] is off.
+    pub max_up: Option<Bitrate>,
+    /// What the server is asked to send over it at most.
+    pub max_down: Option<Bitrate>,
 }
 
 /// How many links a session keeps over one uplink and transport.
@@ -100,6 +118,7 @@ impl Uplink {
 pub(super) const HINTS: &[(&str, &str)] = &[
     ("listen", "a client accepts no links; [[listen]] belongs in a server's file"),
     ("peer", "a client has one [server]; [[peer]] belongs in a server's file"),
+    ("rate.max_rate", "each [[uplink]] has a `max_up` of its own"),
     ("performance.workers", "a client has one session on one thread; it belongs in a server's file"),
     ("forward.peer", "a client has no other side than its server; it belongs in a server's file"),
     ("socks5.peer", "a client has no other side than its server; it belongs in a server's file"),
@@ -115,15 +134,27 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let site = root.required_table("site", Site::read);
     let own = site.as_ref().map(|site| site.private_key.public());
     let server = root.required_table("server", |section| server(section, own));
-    let uplinks = root.tables("uplink", uplink);
+    let rate = root.table("rate", RateMode::read);
+    let limited = Cell::new(false);
+    let uplinks = root.tables("uplink", |entry| {
+        limited.set(limited.get() || entry.has("max_up") || entry.has("max_down"));
+        uplink(entry, rate)
+    });
+    if rate == RateMode::Fixed && root.has("uplink") && !limited.get() {
+        root.glance("rate", |section| {
+            section.fail_at("mode", "\"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`");
+        });
+    }
     if !root.has("uplink") {
         root.fail("at least one [[uplink]] is needed");
     }
     root.unique("uplink", "name");
     let forwards = forward::list(root, &occupied, |_| Some(()));
-    let socks5 = root.optional_table("socks5", |section| forward::socks5(section, &occupied));
+    let socks5 = root.table_or_tables("socks5", |section| forward::socks5(section, &occupied));
+    let tun = tun::read(root);
     let dial = root.table("dial", |section| allow::list(section, "allow"));
     let performance = root.table("performance", |s| Performance::read(s, 5_000, ByteSize::from_mib(128)));
+    let udp = root.table("udp", Udp::read);
     let retry = root.table("retry", Retry::read);
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
@@ -131,6 +162,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
     let raw = root.table("raw", Raw::read);
+    let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
     Some(Client {
@@ -138,9 +170,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         server: server?,
         uplinks,
         forwards: forwards.into_iter().map(|((), forward)| forward).collect(),
-        socks5: socks5.flatten(),
+        socks5,
+        tun,
         dial,
         performance,
+        udp,
         retry,
         liveness,
         handshake,
@@ -148,7 +182,9 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         log,
         seal,
         raw,
+        exit,
         process,
+        rate,
     })
 }
 
@@ -158,7 +194,7 @@ fn server(section: &Section<'_>, own: Option<PublicKey>) -> Option<ServerIdentit
     Some(ServerIdentity { public_key: public_key?, psk })
 }
 
-fn uplink(entry: &Section<'_>) -> Option<Uplink> {
+fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
     let name = entry.parsed("name", Shape::required("string", common::NAME), common::name);
     let interface = Shape::optional("string", "by routing", "name of a network interface");
     let interface = entry.parsed("interface", interface, interface_name);
@@ -166,7 +202,11 @@ fn uplink(entry: &Section<'_>) -> Option<Uplink> {
     let source = entry.parsed("source", source, |text| text.parse().map_err(|_| "is not an address"));
     let mac = Shape::optional("string", "asked of the network", "an Ethernet address");
     let gateway_mac = entry.parsed("gateway_mac", mac, str::parse::<Mac>);
+    let via = exit::via(entry, "via_password_file");
     let endpoints = endpoint::list(entry);
+    if via.is_some() && endpoints.iter().any(|endpoint| endpoint.transport != TransportKind::Ws) {
+        entry.fail_at("via", "carries WebSockets only; leave out the other endpoints");
+    }
     let shape = Shape::default("string", "\"2..4\"".into(), "\"N\", \"MIN..MAX\", 1 to 64");
     let ws_links = entry.parsed("links", shape, pool_size).unwrap_or(PoolSize { min: 2, max: 4 });
     if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Ws) {
@@ -180,11 +220,18 @@ fn uplink(entry: &Section<'_>) -> Option<Uplink> {
     if !endpoints.is_empty() && source.is_some_and(other_family) {
         entry.fail_at("source", "is of another address family than every endpoint");
     }
-    Some(Uplink { name: name?, interface, source, gateway_mac, endpoints, ws_links })
+    let max_up = common::rate(entry, "max_up", "no limit");
+    let max_down = common::rate(entry, "max_down", "no limit");
+    if rate == RateMode::Off {
+        for key in ["max_up", "max_down"] {
+            entry.no_effect(key, "while `rate.mode` is \"off\"");
+        }
+    }
+    Some(Uplink { name: name?, interface, source, gateway_mac, via, endpoints, ws_links, max_up, max_down })
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).
-fn interface_name(text: &str) -> Result<String, &'static str> {
+pub(super) fn interface_name(text: &str) -> Result<String, &'static str> {
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if (1..16).contains(&text.len()) && !matches!(text, "." | "..") && !text.contains(bad) {
         Ok(text.to_owned())

@@ -1,13 +1,12 @@
 //! Sections that both sides have.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
 use crate::config::{PrivateKey, keyfile};
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize};
 
 /// Who this site is.
 #[derive(Clone, Debug)]
@@ -26,8 +25,19 @@ pub struct Performance {
     /// What all queues and buffers of the process may hold, 16 MiB to 1 TiB. Default 256 MiB on a server, 128 MiB on a
     /// client.
     pub memory: ByteSize,
-    /// Threads that send and read packets of raw links one by one, 1 to 256. Default: the number of cores.
+    /// Threads that read the TUN device, each a queue of its own, 0 to 64. 0, the default: the thread of a session does.
     pub packet_workers: usize,
+}
+
+/// How long flows of datagrams are kept, and how many.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Udp {
+    /// Silence after which a flow is forgotten, 1 s to 1 h.
+    pub idle_timeout: Duration,
+    /// The same for one that carried datagrams both ways, 1 s to 1 d; not less than [`Self::idle_timeout`].
+    pub busy_timeout: Duration,
+    /// Flows of one session in each direction, 1 to 1,000,000.
+    pub max_flows: u32,
 }
 
 /// How links are dialled again.
@@ -114,6 +124,35 @@ pub enum SealMode {
     Always,
 }
 
+/// Who decides how fast to send over an uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RateMode {
+    /// Each link for itself: its transport's congestion control.
+    #[default]
+    Off,
+    /// The user: the scheduler paces at the rates given.
+    Fixed,
+}
+
+impl RateMode {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        section.choice("mode", Self::default(), &[("off", Self::Off), ("fixed", Self::Fixed)])
+    }
+}
+
+/// Rates that a limit may have: below the lowest, a single packet takes over 100 ms.
+const RATES: (Bitrate, Bitrate) = (Bitrate::from_bps(100_000), Bitrate::from_mbit(100_000));
+
+/// A limit on a rate. `without` says what its absence means.
+pub(super) fn rate(section: &Section<'_>, key: &'static str, without: &'static str) -> Option<Bitrate> {
+    let shape = Shape::optional("rate", without, format!("{} to {}", RATES.0, RATES.1));
+    section.parsed(key, shape, |text| match text.parse::<Bitrate>() {
+        Ok(rate) if (RATES.0..=RATES.1).contains(&rate) => Ok(rate),
+        Ok(_) => Err("is out of range".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
 impl Site {
     pub(super) fn read(section: &Section<'_>) -> Option<Self> {
         let name = Self::read_name(section);
@@ -136,13 +175,26 @@ impl Site {
 
 impl Performance {
     pub(super) fn read(section: &Section<'_>, max_streams: u32, memory: ByteSize) -> Self {
-        let workers = Shape::optional("integer", "number of cores", format!("1 to {WORKERS_MAX}"));
-        let workers = section.integer_as("packet_workers", workers, 1..=WORKERS_MAX);
         Self {
-            packet_workers: workers.map_or_else(cores, |n| n as usize),
             max_streams: section.integer("max_streams", max_streams, 1..=STREAMS_MAX),
             memory: section.quantity("memory", memory, ByteSize::from_mib(16)..=ByteSize::from_gib(1024)),
+            packet_workers: section.integer("packet_workers", 0, 0..=64) as usize,
         }
+    }
+}
+
+impl Udp {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let udp = Self {
+            idle_timeout: section.quantity("idle_timeout", seconds(60), seconds(1)..=minutes(60)),
+            busy_timeout: section.quantity("busy_timeout", seconds(180), seconds(1)..=minutes(24 * 60)),
+            max_flows: section.integer("max_flows", 10_000, 1..=1_000_000),
+        };
+        if udp.busy_timeout < udp.idle_timeout {
+            let key = if section.has("busy_timeout") { "busy_timeout" } else { "idle_timeout" };
+            section.fail_at(key, "`busy_timeout` is less than `idle_timeout`");
+        }
+        udp
     }
 }
 
@@ -274,14 +326,6 @@ const SYSTEM_DIR: &str = "/run/ghostwire";
 fn effective_user() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// Threads beyond any machine this has been thought about for.
-pub(super) const WORKERS_MAX: u32 = 256;
-
-/// The number of cores, and 1 where nobody knows it.
-pub(super) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(WORKERS_MAX as usize)
 }
 
 const fn millis(n: u64) -> Duration {

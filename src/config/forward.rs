@@ -1,4 +1,4 @@
-//! Listeners of this site whose connections the other site dials: `[[forward]]` and `[socks5]`.
+//! Listeners of this site whose connections the other site dials: `[[forward]]` and `[[socks5]]`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -7,25 +7,65 @@ use crate::config::addr::{self, Host};
 use crate::config::occupied::{FORWARDS_MAX, Occupied, Protocol};
 use crate::config::reader::{Section, Value};
 use crate::config::shape::Shape;
+use crate::config::{allow, keyfile};
+use crate::listeners::Users;
+use crate::units::IpNet;
 use crate::wire::frame::Class;
+use crate::wire::proxy_protocol::Version;
 use crate::wire::target::Target;
 
-/// One TCP listener and what the other site dials for its connections.
+/// One local port and what the other site dials for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forward {
     /// Where this site listens. Port 0 lets the system choose.
     pub listen: SocketAddr,
     /// What the other site dials. A name is resolved there.
     pub to: Target,
-    /// How the scheduler treats its streams.
+    /// How the scheduler treats its streams and datagrams.
     pub class: Class,
+    /// Whether the target is told who connected.
+    pub tell: Option<Version>,
+    /// Proxies in front, whose connections begin with a PROXY header.
+    pub proxies: Vec<IpNet>,
+    /// What is accepted there.
+    pub protocols: Protocols,
 }
 
-/// A SOCKS5 listener (RFC 1928, CONNECT, no authentication). Names are resolved at the other site.
+/// What a forward carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protocols {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Both, on the same port.
+    Both,
+}
+
+impl Protocols {
+    /// Whether connections are accepted.
+    pub fn tcp(self) -> bool {
+        self != Self::Udp
+    }
+
+    /// Whether datagrams are.
+    pub fn udp(self) -> bool {
+        self != Self::Tcp
+    }
+
+    fn each(self) -> impl Iterator<Item = Protocol> {
+        [self.tcp().then_some(Protocol::Tcp), self.udp().then_some(Protocol::Udp)].into_iter().flatten()
+    }
+}
+
+/// A proxy listener: SOCKS5 (RFC 1928) and HTTP. Names are resolved at the other site.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Socks5 {
     /// Where this site listens. Port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Who may use it; without any, everybody who reaches it.
+    pub users: Users,
 }
 
 /// Where shorthand without an address listens: everywhere, as that is what it is written for.
@@ -57,29 +97,57 @@ pub(super) fn list<M: Clone>(
     forwards
 }
 
-/// Reads the keys of `[socks5]`, when the file has it.
+/// Reads the keys of one `[[socks5]]`.
 pub(super) fn socks5(section: &Section<'_>, occupied: &Occupied) -> Option<Socks5> {
-    listen(section, Shape::required("string", LISTEN), occupied).map(|listen| Socks5 { listen })
+    let listen = listen(section, Shape::required("string", LISTEN), occupied, Protocols::Tcp);
+    let users = keyfile::text_of_file(section, "users_file", "none: everybody who reaches it may use it", Users::parse);
+    if section.has("users_file") && users.is_none() {
+        return None;
+    }
+    Some(Socks5 { listen: listen?, users: users.unwrap_or_default() })
 }
 
+const PROTOCOLS: [(&str, Protocols); 3] =
+    [("tcp", Protocols::Tcp), ("udp", Protocols::Udp), ("tcp+udp", Protocols::Both)];
+
 const LISTEN: &str = "[tcp://]ADDRESS:PORT";
+/// Networks of proxies that are believed.
+pub(super) const PROXIES: &str = "IP, IP/PREFIX";
 const PORTS: &str = "[ADDRESS:]PORT[-PORT][=[HOST:]PORT[-PORT]]";
 
-fn listen(section: &Section<'_>, shape: Shape, occupied: &Occupied) -> Option<SocketAddr> {
+fn listen(section: &Section<'_>, shape: Shape, occupied: &Occupied, protocols: Protocols) -> Option<SocketAddr> {
     section.value("listen", shape, |value| {
-        let address = value.parse(addr::listen_tcp)?;
-        occupied.claim(value, Protocol::Tcp, [address]);
+        let address = value.parse(|text| {
+            fits(text, protocols)?;
+            addr::listen_tcp(text)
+        })?;
+        protocols.each().for_each(|protocol| occupied.claim(value, protocol, [address]));
         Some(address)
     })
 }
 
+/// A scheme that is written says nothing else than the protocol.
+fn fits(text: &str, protocols: Protocols) -> Result<(), &'static str> {
+    if text.starts_with("tcp://") && protocols == Protocols::Udp {
+        return Err("has the scheme tcp:// beside protocol = \"udp\"; leave the scheme out");
+    }
+    Ok(())
+}
+
 fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
-    let listen = listen(entry, Shape::optional("string", "see `ports`", LISTEN), occupied);
-    let to = entry.parsed("to", Shape::optional("string", "see `ports`", "[tcp://]HOST:PORT"), addr::target);
+    let protocols = entry.choice("protocol", Protocols::default(), &PROTOCOLS);
+    let listen = listen(entry, Shape::optional("string", "see `ports`", LISTEN), occupied, protocols);
+    let to = entry.parsed("to", Shape::optional("string", "see `ports`", "[tcp://]HOST:PORT"), |text| {
+        fits(text, protocols)?;
+        addr::target(text)
+    });
     let ports = entry.value("ports", Shape::optional("array of strings", "none", PORTS), |value| {
-        Some(value.items()?.iter().flat_map(|item| shorthand(item, occupied)).collect::<Vec<_>>())
+        Some(value.items()?.iter().flat_map(|item| shorthand(item, occupied, protocols)).collect::<Vec<_>>())
     });
     let class = entry.choice("class", Class::default(), &CLASSES);
+    let tell =
+        entry.choice("proxy_protocol", None, &[("none", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))]);
+    let proxies = entry.list("proxy_from", Shape::default("array of strings", "[]".into(), PROXIES), allow::network);
     match (entry.has("ports"), entry.has("listen"), entry.has("to")) {
         (false, true, true) | (true, false, false) => {}
         (false, false, false) => entry.fail("needs `listen` and `to`, or `ports`"),
@@ -88,18 +156,20 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
         (true, ..) => entry.fail_at("ports", "stands in place of `listen` and `to`; write one or the other"),
     }
     let pairs = ports.unwrap_or_default().into_iter().chain(listen.zip(to));
-    pairs.map(|(listen, to)| Forward { listen, to, class }).collect()
+    pairs.map(|(listen, to)| Forward { listen, to, class, tell, proxies: proxies.clone(), protocols }).collect()
 }
 
-fn shorthand(item: &Value<'_>, occupied: &Occupied) -> Vec<(SocketAddr, Target)> {
+fn shorthand(item: &Value<'_>, occupied: &Occupied, protocols: Protocols) -> Vec<(SocketAddr, Target)> {
     let Some((ip, ports, host, to)) = item.parse(parse_shorthand) else { return Vec::new() };
-    if !occupied.reserve(ports.len()) {
+    if !occupied.reserve(ports.len() * protocols.each().count()) {
         item.wrong::<()>(format_args!("makes too many listeners; there can be {FORWARDS_MAX} in a file"));
         return Vec::new();
     }
     // `to` is as long as `ports`, or one port for all of them.
     let to = to.clone().chain(std::iter::repeat(*to.end()));
-    occupied.claim(item, Protocol::Tcp, ports.clone().map(|port| SocketAddr::new(ip, port)));
+    for protocol in protocols.each() {
+        occupied.claim(item, protocol, ports.clone().map(|port| SocketAddr::new(ip, port)));
+    }
     ports.zip(to).map(|(port, to)| (SocketAddr::new(ip, port), addr::join(host.clone(), to))).collect()
 }
 

@@ -29,6 +29,12 @@ impl Image {
         self.keys.keys().any(|key| key.starts_with(prefix))
     }
 
+    /// Whether a value begins with `prefix`, or an entry of a list.
+    pub fn says(&self, prefix: &str) -> bool {
+        let text = |value: &Value| value.as_str().is_some_and(|text| text.starts_with(prefix));
+        self.keys.values().any(|value| text(value) || value.as_array().is_some_and(|entries| entries.iter().any(text)))
+    }
+
     /// Keys whose values differ from those in `next`, or that only one of the two has; those for which `known` is true
     /// are left out.
     pub fn changes(&self, next: &Self, known: impl Fn(&str) -> bool) -> Vec<String> {

@@ -13,6 +13,8 @@ use crate::config::{KeyError, PublicKey};
 
 /// More than this is not a key file: 44 characters, a newline, some room.
 const FILE_MAX: u64 = 1024;
+/// The same for files of names and passwords.
+const TEXT_MAX: u64 = 256 * 1024;
 
 /// The public key of another site, which stands in the file itself. It is not this site's `own`.
 pub(super) fn public(section: &Section<'_>, key: &'static str, own: Option<PublicKey>) -> Option<PublicKey> {
@@ -37,11 +39,35 @@ pub(super) fn from_file<T>(
             return value.note("names a file, and this looks like a key itself; put the key in a file of its own");
         }
         let path = section.cx.dir.join(name);
-        let text = match read(&path) {
+        let text = match read(&path, FILE_MAX) {
             Ok(text) => text,
             Err(problem) => return value.note(problem),
         };
         parsed(value, &path.display().to_string(), &text, parse)
+    })
+}
+
+/// What `parse` makes of the text of the file that `key` names, which holds secrets.
+pub(super) fn text_of_file<T>(
+    section: &Section<'_>,
+    key: &'static str,
+    absent: &'static str,
+    parse: fn(&str) -> Result<T, String>,
+) -> Option<T> {
+    section.value(key, Shape::optional("path", absent, "a file that only its owner can read"), |value| {
+        let path = section.cx.dir.join(value.string()?);
+        match read(&path, TEXT_MAX).and_then(|text| parse(&text).map_err(|e| format!("{}: {e}", path.display()))) {
+            Ok(value) => Some(value),
+            Err(problem) => value.note(problem),
+        }
+    })
+}
+
+/// The text in the file that `key` names, without the newline at its end: a password.
+pub(super) fn password(section: &Section<'_>, key: &'static str) -> Option<Zeroizing<String>> {
+    text_of_file(section, key, "none", |text| match text.trim_end_matches(['\r', '\n']) {
+        "" => Err("is empty".into()),
+        text => Ok(Zeroizing::new(text.to_owned())),
     })
 }
 
@@ -72,7 +98,7 @@ fn parsed<T>(value: &Value<'_>, source: &str, text: &str, parse: fn(&str) -> Res
 }
 
 /// The text of a key file, which nobody but its owner (and root) may be able to read.
-fn read(path: &Path) -> Result<Zeroizing<String>, String> {
+fn read(path: &Path, max: u64) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
     let failed = |error: std::io::Error| format!("cannot read {shown}: {error}");
     // Looked at before it is opened, as opening a pipe would wait for a writer.
@@ -84,10 +110,10 @@ fn read(path: &Path) -> Result<Zeroizing<String>, String> {
     if mode & 0o077 != 0 {
         return Err(format!("{shown} can be read by others (mode {mode:04o}); run: chmod 600 {shown}"));
     }
-    let mut text = Zeroizing::new(String::with_capacity(FILE_MAX as usize + 1));
-    match file.take(FILE_MAX + 1).read_to_string(&mut text) {
-        Ok(len) if len as u64 <= FILE_MAX => Ok(text),
-        Ok(_) => Err(format!("{shown} is longer than a key file")),
+    let mut text = Zeroizing::new(String::with_capacity(max as usize + 1));
+    match file.take(max + 1).read_to_string(&mut text) {
+        Ok(len) if len as u64 <= max => Ok(text),
+        Ok(_) => Err(format!("{shown} is longer than {max} bytes")),
         Err(error) => Err(failed(error)),
     }
 }

@@ -8,7 +8,9 @@ use crate::config::occupied::{Occupied, Protocol};
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
 use crate::config::url::{self, Url};
+use crate::config::{allow, forward};
 use crate::transport::TransportKind;
+use crate::units::IpNet;
 
 /// One address that links are accepted on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +23,8 @@ pub struct Listen {
     pub path: String,
     /// What TLS shows. `None` for `ws://` (behind a web server that speaks TLS), and only there.
     pub certificate: Option<Certificate>,
+    /// Proxies in front, whose connections begin with a PROXY header. Never any for QUIC.
+    pub proxies: Vec<IpNet>,
     /// What anybody else sees. Always [`Decoy::NotFound`] for QUIC, which has nothing to show.
     pub decoy: Decoy,
 }
@@ -80,8 +84,11 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Option<Listen> {
         "\"404\", \"dir:PATH\", \"redirect:URL\", \"upstream:http://HOST[:PORT]\"",
     );
     let decoy = entry.parsed("decoy", decoy_shape, |text| decoy(text, entry));
+    let proxies =
+        entry.list("proxy_from", Shape::default("array of strings", "[]".into(), forward::PROXIES), allow::network);
     let (url, address) = url?;
     if url.transport.is_quic() {
+        entry.no_effect("proxy_from", "on quic:// and raw://, which no such proxy passes on");
         entry.no_effect("decoy", "on quic:// and raw://, which show an ordinary TLS failure to others");
     }
     if !url.tls {
@@ -92,7 +99,14 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Option<Listen> {
         entry.fail("needs `certificate` and `private_key`, or `self_signed = true`");
     }
     let certificate = certificate.filter(|_| url.tls);
-    Some(Listen { transport: url.transport, address, path: url.path, certificate, decoy: decoy.unwrap_or_default() })
+    Some(Listen {
+        transport: url.transport,
+        address,
+        path: url.path,
+        certificate,
+        proxies,
+        decoy: decoy.unwrap_or_default(),
+    })
 }
 
 fn bindable(text: &str) -> Result<(Url, SocketAddr), &'static str> {

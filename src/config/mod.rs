@@ -14,6 +14,7 @@ mod client;
 mod common;
 mod daemon;
 mod endpoint;
+mod exit;
 mod forward;
 mod image;
 mod keyfile;
@@ -25,6 +26,7 @@ mod report;
 mod secret;
 mod server;
 mod shape;
+mod tun;
 mod url;
 
 #[cfg(test)]
@@ -41,18 +43,20 @@ use crate::config::shape::Key;
 pub use crate::config::addr::Host;
 pub use crate::config::client::{Client, PoolSize, ServerIdentity, Uplink};
 pub use crate::config::common::{
-    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Retry, SealMode, Site, journal_dir,
-    journal_dirs, socket_dirs,
+    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, RateMode, Retry, SealMode, Site, Udp,
+    journal_dir, journal_dirs, socket_dirs,
 };
 pub use crate::config::daemon::Process;
 pub use crate::config::endpoint::{Endpoint, Verify};
-pub use crate::config::forward::{Forward, Socks5};
+pub use crate::config::exit::Exit;
+pub use crate::config::forward::{Forward, Protocols, Socks5};
 pub use crate::config::image::Image;
 pub use crate::config::listen::{Certificate, Decoy, Listen};
 pub use crate::config::raw::Raw;
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;
 pub use crate::config::server::{Peer, Server};
+pub use crate::config::tun::Tun;
 pub use crate::wire::noise::{KeyError, PrivateKey, Psk, PublicKey};
 
 /// A file of either side.

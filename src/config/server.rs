@@ -1,9 +1,10 @@
 //! The server's file: where links are accepted, and from whom.
 
-use crate::config::common::{
-    self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, WORKERS_MAX, cores,
-};
+use std::num::NonZeroUsize;
+
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, STREAMS_MAX, SealMode, Site, Udp};
 use crate::config::daemon::Process;
+use crate::config::exit::Exit;
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
@@ -11,9 +12,11 @@ use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
+use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize, IpNet};
+use crate::wire::packet::prefix::Prefix;
 
 /// A site that accepts links.
 #[derive(Clone, Debug)]
@@ -24,14 +27,20 @@ pub struct Server {
     pub listens: Vec<Listen>,
     /// Sites that may come, at least one.
     pub peers: Vec<Peer>,
+    /// Packet mode.
+    pub tun: Option<Tun>,
     /// Limits.
     pub performance: Performance,
     /// Threads that drive sessions, 1 to 256. Default: the number of cores.
     pub workers: usize,
+    /// Flows of datagrams.
+    pub udp: Udp,
     /// How silence is judged.
     pub liveness: Liveness,
     /// Deadline of strangers.
     pub handshake: Handshake,
+    /// Proxies in front of this server, whose addresses stand for many strangers. None by default.
+    pub fronts: Vec<IpNet>,
     /// Local control.
     pub admin: Admin,
     /// What is logged.
@@ -40,8 +49,12 @@ pub struct Server {
     pub seal: SealMode,
     /// How raw links look.
     pub raw: Raw,
+    /// How targets are dialled.
+    pub exit: Exit,
     /// How the process behaves.
     pub process: Process,
+    /// What all peers together are sent at most, in equal shares.
+    pub max_rate: Option<Bitrate>,
 }
 
 /// A site that may come, and what it may do.
@@ -55,12 +68,16 @@ pub struct Peer {
     pub psk: Option<Psk>,
     /// What it may dial from here. Nothing by default.
     pub allow: AllowList,
+    /// Addresses that it is sent packets for, and may send from.
+    pub tun: Vec<Prefix>,
     /// Streams of its session, 1 to 1,000,000. Default: [`Performance::max_streams`].
     pub max_streams: u32,
+    /// What it is sent at most, over all its uplinks.
+    pub max_rate: Option<Bitrate>,
     /// Listeners here; this peer dials.
     pub forwards: Vec<Forward>,
-    /// A SOCKS5 listener here; this peer dials.
-    pub socks5: Option<Socks5>,
+    /// Proxies here; this peer dials.
+    pub socks5: Vec<Socks5>,
 }
 
 /// What a server says about keys that belong elsewhere.
@@ -68,6 +85,7 @@ pub(super) const HINTS: &[(&str, &str)] = &[
     ("dial", "on a server every [[peer]] has its own `allow`"),
     ("server", "a server dials nobody; [server] belongs in a client's file"),
     ("uplink", "a server dials nobody; [[uplink]] belongs in a client's file"),
+    ("rate.mode", "how fast a peer is sent to is a matter of its uplinks, and stands in its file"),
     ("retry", "a server dials nobody; [retry] belongs in a client's file"),
     ("site.private_key", "a secret never stands in the configuration; write `private_key_file`"),
     ("peer.psk", "a secret never stands in the configuration; write `psk_file`"),
@@ -96,24 +114,54 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     for (index, forward) in forward::list(root, &occupied, |entry| peer_index(entry, &peers, &names)) {
         peers[index].forwards.push(forward);
     }
-    let socks5 = root.optional_table("socks5", |section| {
+    let socks5 = root.table_or_tables("socks5", |section| {
         let index = peer_index(section, &peers, &names);
         forward::socks5(section, &occupied).zip(index)
     });
-    if let Some((socks5, index)) = socks5.flatten() {
-        peers[index].socks5 = Some(socks5);
+    for (socks5, index) in socks5 {
+        peers[index].socks5.push(socks5);
     }
+    let tun = tun::read(root);
+    tun::check_peers(root, root.has("tun"));
+    let udp = root.table("udp", Udp::read);
     let liveness = root.table("liveness", Liveness::read);
-    let handshake = root.table("handshake", Handshake::read);
+    let (handshake, fronts) =
+        root.table("handshake", |section| (Handshake::read(section), allow::networks(section, "fronts")));
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
     let raw = root.table("raw", Raw::read);
+    let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
+    let max_rate = root.table("rate", |section| common::rate(section, "max_rate", "no limit"));
     root.complain_about_unknown_keys();
     let workers = workers.map_or_else(cores, |n| n as usize);
-    let site = site?;
-    Some(Server { site, listens, peers, performance, workers, liveness, handshake, admin, log, seal, raw, process })
+    Some(Server {
+        site: site?,
+        listens,
+        peers,
+        tun,
+        performance,
+        workers,
+        udp,
+        liveness,
+        handshake,
+        fronts,
+        admin,
+        log,
+        seal,
+        raw,
+        exit,
+        process,
+        max_rate,
+    })
+}
+
+/// Threads beyond any machine this has been thought about for.
+const WORKERS_MAX: u32 = 256;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(WORKERS_MAX as usize)
 }
 
 fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option<Peer> {
@@ -121,9 +169,20 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
     let public_key = keyfile::public(entry, "public_key", own);
     let psk = keyfile::from_file(entry, "psk_file", "none", Psk::from_base64);
     let allow = allow::list(entry, "allow");
+    let tun = tun::peer(entry);
     let streams = Shape::optional("integer", "performance.max_streams", format!("1 to {STREAMS_MAX}"));
     let max_streams = entry.integer_as("max_streams", streams, 1..=STREAMS_MAX).unwrap_or(max_streams);
-    Some(Peer { name: name?, public_key: public_key?, psk, allow, max_streams, forwards: Vec::new(), socks5: None })
+    Some(Peer {
+        name: name?,
+        public_key: public_key?,
+        psk,
+        allow,
+        tun,
+        max_streams,
+        max_rate: common::rate(entry, "max_rate", "no limit"),
+        forwards: Vec::new(),
+        socks5: Vec::new(),
+    })
 }
 
 /// Which of the peers the key `peer` names. A peer with faults of its own is among the names only; that is no second fault.

@@ -8,15 +8,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::wire::target::Target;
 
+pub use crate::units::IpNet;
+
 /// The rules of one peer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowList {
     rules: Vec<Rule>,
 }
 
+/// What a target is talked to by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
 /// Permits targets whose host and port both match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// For what; `None` for everything.
+    pub protocol: Option<Protocol>,
     /// Which hosts.
     pub host: HostRule,
     /// Which ports of them.
@@ -34,15 +47,6 @@ pub enum HostRule {
     Suffix(String),
     /// Addresses of a network.
     Net(IpNet),
-}
-
-/// A network: the addresses whose first `prefix` bits are those of `addr`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IpNet {
-    /// Any address of the network.
-    pub addr: IpAddr,
-    /// Number of bits that count: 0 to 32, or 0 to 128 with an IPv6 address. More is taken for all.
-    pub prefix: u8,
 }
 
 /// Ports that a rule permits.
@@ -69,6 +73,13 @@ impl AllowList {
     /// A list of these rules; their order makes no difference.
     pub fn new(rules: Vec<Rule>) -> Self {
         Self { rules }
+    }
+
+    /// The rules that hold for one protocol.
+    #[must_use]
+    pub fn only(&self, protocol: Protocol) -> Self {
+        let holds = |rule: &&Rule| rule.protocol.is_none_or(|own| own == protocol);
+        Self { rules: self.rules.iter().filter(holds).cloned().collect() }
     }
 
     /// What can be said of `target` without looking up its name. An address is permitted or refused at once.
@@ -153,27 +164,6 @@ impl PortRule {
     }
 }
 
-impl IpNet {
-    /// Whether `ip`, in its canonical form, is of this network. A network inside `::ffff:0:0/96` is one of IPv4.
-    fn contains(&self, ip: IpAddr) -> bool {
-        match (self.addr, ip) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => same_v4(net, ip, self.prefix),
-            (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let differing = u128::from(net) ^ u128::from(ip);
-                differing.leading_zeros() >= u32::from(self.prefix.min(128))
-            }
-            (IpAddr::V6(net), IpAddr::V4(ip)) => {
-                net.to_ipv4_mapped().is_some_and(|net| self.prefix >= 96 && same_v4(net, ip, self.prefix - 96))
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) => false,
-        }
-    }
-}
-
-fn same_v4(net: Ipv4Addr, ip: Ipv4Addr, prefix: u8) -> bool {
-    (u32::from(net) ^ u32::from(ip)).leading_zeros() >= u32::from(prefix.min(32))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +174,7 @@ mod tests {
     }
 
     fn list(host: HostRule) -> AllowList {
-        AllowList::new(vec![Rule { host, ports: PortRule::Any }])
+        AllowList::new(vec![Rule { protocol: None, host, ports: PortRule::Any }])
     }
 
     fn name(name: &str) -> Target {
@@ -193,6 +183,17 @@ mod tests {
 
     fn at(ip: &str) -> SocketAddr {
         SocketAddr::new(ip.parse().unwrap(), 443)
+    }
+
+    #[test]
+    fn rules_of_one_protocol_do_not_permit_the_other() {
+        let rule = |protocol, port| Rule { protocol, host: HostRule::Any, ports: PortRule::Range(port, port) };
+        let list = AllowList::new(vec![rule(None, 1), rule(Some(Protocol::Tcp), 2), rule(Some(Protocol::Udp), 3)]);
+        let permitted = |list: &AllowList| -> Vec<u16> {
+            (1..=3).filter(|port| list.permits_addr(SocketAddr::from(([10, 0, 0, 1], *port)))).collect()
+        };
+        assert_eq!(permitted(&list.only(Protocol::Tcp)), [1, 2]);
+        assert_eq!(permitted(&list.only(Protocol::Udp)), [1, 3]);
     }
 
     #[test]
@@ -294,8 +295,8 @@ mod tests {
     #[test]
     fn host_and_port_must_match_the_same_rule() {
         let list = AllowList::new(vec![
-            Rule { host: net("10.0.0.0/8"), ports: PortRule::Range(80, 90) },
-            Rule { host: HostRule::Name("db.example".into()), ports: PortRule::Range(5432, 5432) },
+            Rule { protocol: None, host: net("10.0.0.0/8"), ports: PortRule::Range(80, 90) },
+            Rule { protocol: None, host: HostRule::Name("db.example".into()), ports: PortRule::Range(5432, 5432) },
         ]);
         for (target, expected) in [
             (Target::Ip("10.0.0.1:80".parse().unwrap()), Verdict::Permitted),

@@ -52,6 +52,16 @@ pub async fn dial<N: Net>(
     }
     let mut resolved = false;
     let attempt = async {
+        if let Target::Name(name, port) = target
+            && verdict == Verdict::Permitted
+            && net.takes_names()
+        {
+            resolved = true;
+            return net.connect_name(name, *port).await.map_err(|error| StreamError {
+                code: code_of(&error),
+                reason: format!("connecting to {target}: {error}"),
+            });
+        }
         let found = match target {
             Target::Ip(addr) => vec![*addr],
             Target::Name(name, port) => net.resolve(name, *port).await.map_err(|error| StreamError {

@@ -9,7 +9,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use crate::transport::via::{self, Via};
 use crate::wire::code::Code;
+use crate::wire::target::Target;
 
 /// Lookups that one connector has under way at most. Each holds a thread until the system's resolver gives up, which
 /// may be long after nobody wants its answer.
@@ -25,17 +27,43 @@ pub trait Net {
 
     /// Connects to one address.
     fn connect(&self, addr: SocketAddr) -> impl Future<Output = io::Result<Self::Socket>>;
+
+    /// Whether names are best left to whoever connects: [`Self::connect_name`].
+    fn takes_names(&self) -> bool {
+        false
+    }
+
+    /// Connects to a host by its name.
+    fn connect_name(&self, name: &str, port: u16) -> impl Future<Output = io::Result<Self::Socket>> {
+        let _ = (name, port);
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
 }
 
 /// The system's resolver (as `getaddrinfo` answers, so /etc/hosts and RFC 6724 order are its own) and TCP.
 #[derive(Clone, Debug)]
 pub struct System {
     lookups: Arc<Semaphore>,
+    via: Option<Via>,
+}
+
+impl System {
+    /// Connections are made by a proxy.
+    pub fn through(via: Option<Via>) -> Self {
+        Self { via, ..Self::default() }
+    }
+
+    async fn connect_via(&self, via: &Via, target: &Target) -> io::Result<TcpStream> {
+        let mut socket = TcpStream::connect((via.host.as_str(), via.port)).await?;
+        socket.set_nodelay(true)?;
+        via::open(via, &mut socket, target).await?;
+        Ok(socket)
+    }
 }
 
 impl Default for System {
     fn default() -> Self {
-        Self { lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+        Self { lookups: Arc::new(Semaphore::new(LOOKUPS)), via: None }
     }
 }
 
@@ -55,9 +83,23 @@ impl Net for System {
 
     /// Without Nagle's delay: what arrives from the tunnel has waited long enough.
     async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        if let Some(via) = &self.via {
+            return self.connect_via(via, &Target::Ip(addr)).await;
+        }
         let socket = TcpStream::connect(addr).await?;
         socket.set_nodelay(true)?;
         Ok(socket)
+    }
+
+    fn takes_names(&self) -> bool {
+        self.via.is_some()
+    }
+
+    async fn connect_name(&self, name: &str, port: u16) -> io::Result<TcpStream> {
+        match &self.via {
+            Some(via) => self.connect_via(via, &Target::Name(name.to_owned(), port)).await,
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 }
 
@@ -76,6 +118,7 @@ pub fn code_of(error: &io::Error) -> Code {
             io::ErrorKind::TimedOut => Code::TimedOut,
             io::ErrorKind::HostUnreachable => Code::HostUnreachable,
             io::ErrorKind::NetworkUnreachable => Code::NetworkUnreachable,
+            io::ErrorKind::PermissionDenied => Code::NotAllowed,
             _ => Code::Other,
         },
     }

@@ -95,12 +95,12 @@ impl Net for Script {
 }
 
 fn any() -> AllowList {
-    AllowList::new(vec![Rule { host: HostRule::Any, ports: PortRule::Any }])
+    AllowList::new(vec![Rule { protocol: None, host: HostRule::Any, ports: PortRule::Any }])
 }
 
 fn only(ip: &str, prefix: u8) -> AllowList {
     let host = HostRule::Net(IpNet { addr: ip.parse().unwrap(), prefix });
-    AllowList::new(vec![Rule { host, ports: PortRule::Any }])
+    AllowList::new(vec![Rule { protocol: None, host, ports: PortRule::Any }])
 }
 
 fn name() -> Target {
@@ -232,7 +232,11 @@ async fn a_target_that_no_rule_can_permit_is_not_even_looked_up() {
         (Target::Ip("192.0.2.1:443".parse().unwrap()), only("10.0.0.0", 8)),
         (
             Target::Name("other.example".into(), 443),
-            AllowList::new(vec![Rule { host: HostRule::Name("host.example".into()), ports: PortRule::Any }]),
+            AllowList::new(vec![Rule {
+                protocol: None,
+                host: HostRule::Name("host.example".into()),
+                ports: PortRule::Any,
+            }]),
         ),
     ] {
         let net = Script::new(&[("192.0.2.1", Connects(0))]);

@@ -164,7 +164,7 @@ mod tests {
         let client = config::load_client(&files.client(address(1), address(2), address(80)).unwrap()).unwrap();
         assert_eq!(client.server.public_key, server.site.private_key.public());
         assert_eq!(server.peers[0].public_key, client.site.private_key.public());
-        assert_eq!((client.uplinks.len(), client.forwards.len(), client.socks5.is_some()), (2, 1, true));
+        assert_eq!((client.uplinks.len(), client.forwards.len(), !client.socks5.is_empty()), (2, 1, true));
         assert_eq!(client.admin.socket, Some(files.socket(NEAR)));
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
         for entry in fs::read_dir(&dir).unwrap() {

@@ -4,9 +4,14 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::sched::Drr;
+use crate::sched::balance::Balance;
+use crate::sched::datagrams::Datagrams;
+use crate::sched::encap::Encapsulation;
 use crate::session::liveness::{self, Liveness};
+use crate::wire::datagram::Datagram;
+use crate::wire::parts::Assembler;
 
-use super::ESCALATE_AFTER;
+use super::{ESCALATE_AFTER, LinkUp};
 
 /// Unanswered pings kept; a peer that asks faster gets only the last ones answered.
 pub(super) const PONGS_MAX: usize = 16;
@@ -19,8 +24,16 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Link {
     pub(super) slot: u8,
     pub(super) rank: u8,
+    /// Index of its uplink.
+    pub(super) uplink: usize,
+    pub(super) encapsulation: Encapsulation,
+    /// Bytes left of its turn where links wait for each other.
+    pub(super) turn: i64,
     pub(super) live: Liveness,
     pub(super) drr: Drr,
+    pub(super) datagrams: Datagrams<Datagram>,
+    pub(super) balance: Balance,
+    pub(super) assembler: Assembler,
     /// Bulk flows at home here.
     pub(super) bulk: usize,
     pub(super) pongs: VecDeque<(u64, u64)>,
@@ -30,6 +43,8 @@ pub(super) struct Link {
     pub(super) draining: Option<Instant>,
     pub(super) drain_checked: Option<Instant>,
     pub(super) draining_done: bool,
+    /// It was emptied before it was closed: its end is no loss.
+    pub(super) emptied: bool,
     pub(super) drain_due: bool,
     pub(super) session_drain_due: bool,
     /// The peer places nothing here any more and will close it.
@@ -44,18 +59,32 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(slot: u8, rank: u8, params: liveness::Params, seed: u64, now: Instant) -> Self {
+    pub(super) fn new(
+        slot: u8,
+        up: &LinkUp<'_>,
+        params: liveness::Params,
+        datagrams: Datagrams<Datagram>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         Self {
             slot,
-            rank,
+            rank: up.rank,
+            uplink: 0,
+            encapsulation: up.encapsulation,
+            turn: 0,
             live: Liveness::new(params, seed, now),
             drr: Drr::default(),
+            datagrams,
+            balance: Balance::default(),
+            assembler: Assembler::default(),
             bulk: 0,
             pongs: VecDeque::new(),
             awake: false,
             draining: None,
             drain_checked: None,
             draining_done: false,
+            emptied: false,
             drain_due: false,
             session_drain_due: false,
             left_by_peer: false,
@@ -66,6 +95,16 @@ impl Link {
             bytes_sent: 0,
             bytes_received: 0,
         }
+    }
+
+    /// Whether streams or datagrams wait.
+    pub(super) fn has_data(&self) -> bool {
+        !self.drr.is_empty() || !self.datagrams.is_empty()
+    }
+
+    /// Bytes of a whole round of its flows.
+    pub(super) fn round_bytes(&self) -> i64 {
+        self.drr.round_bytes(self.datagrams.len())
     }
 
     /// Flows may be placed here without second thoughts.

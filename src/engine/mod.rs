@@ -12,7 +12,9 @@
 //!
 //! After each mutation drain every output. `now` never goes back.
 
+mod datagrams;
 mod link;
+mod pace;
 mod snapshot;
 
 #[cfg(test)]
@@ -23,14 +25,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::ids::{LinkId, Side, StreamId};
+use crate::sched;
+use crate::sched::balance::Turn;
+use crate::sched::egress::{Share, SharedEgress};
+use crate::sched::shaper::Shaper;
 use crate::session::liveness::{self, Verdict};
 use crate::session::{self, Session, Violation};
+use crate::units::Bitrate;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::code::Code;
 use crate::wire::frame::Frame;
 
+pub use datagrams::{DatagramTotals, Outgoing};
 use link::{Link, PONGS_MAX};
-pub use snapshot::{LinkSnapshot, Snapshot};
+pub use pace::LinkUp;
+use pace::{Gate, Limiter, Uplink};
+pub use snapshot::{LinkSnapshot, Snapshot, UplinkSnapshot};
 
 /// Bounds and times of an engine.
 #[derive(Clone, Debug)]
@@ -41,6 +51,12 @@ pub struct Params {
     pub liveness: liveness::Params,
     /// How long a session lives without any link.
     pub resume_timeout: Duration,
+    /// Datagrams that wait, on all links together.
+    pub datagrams: sched::datagrams::Params,
+    /// What all links of the session may send together.
+    pub max_rate: Option<Bitrate>,
+    /// A line that other sessions share.
+    pub egress: Option<SharedEgress>,
 }
 
 impl Default for Params {
@@ -49,6 +65,9 @@ impl Default for Params {
             session: session::Params::default(),
             liveness: liveness::Params::default(),
             resume_timeout: Duration::from_secs(120),
+            datagrams: sched::datagrams::Params::default(),
+            max_rate: None,
+            egress: None,
         }
     }
 }
@@ -86,6 +105,8 @@ pub enum Reason {
     Drain,
     /// The session has been without links for long.
     Resume,
+    /// A shaper lets the next bytes pass. Wants to be punctual: within a fraction of a millisecond.
+    Pace,
 }
 
 /// See the module's documentation.
@@ -95,6 +116,9 @@ pub struct Engine {
     seed: u64,
     session: Session,
     links: BTreeMap<LinkId, Link>,
+    uplinks: Vec<Uplink>,
+    /// Shapers of the session as a whole.
+    gates: Vec<Gate>,
     /// Streams that can send, while there is no link.
     homeless: BTreeSet<StreamId>,
     control_link: Option<LinkId>,
@@ -107,16 +131,22 @@ pub struct Engine {
     suspects: u64,
     link_losses: u64,
     bulk_counted: Instant,
+    plane: datagrams::Plane,
 }
 
 impl Engine {
     /// An engine without links yet.
     pub fn new(side: Side, params: Params, seed: u64, now: Instant) -> Self {
+        let own = params.max_rate.map(|rate| Limiter::Own(Shaper::new(rate)));
+        let shared = params.egress.as_ref().map(|egress| Limiter::Shared(Share::join(egress)));
         Self {
             session: Session::new(side, params.session.clone()),
+            plane: datagrams::Plane::new(side, &params.datagrams),
             params,
             seed,
             links: BTreeMap::new(),
+            uplinks: Vec::new(),
+            gates: own.into_iter().chain(shared).map(Gate::new).collect(),
             homeless: BTreeSet::new(),
             control_link: None,
             statement_link: None,
@@ -146,13 +176,21 @@ impl Engine {
         self.links.len() < LINKS_MAX
     }
 
-    /// A link is authenticated and joins. Flows use only the links of the lowest `rank` there is. Returns whether there
-    /// was a slot for it.
+    /// A link without limits joins: [`Self::link_up_on`].
     pub fn link_up(&mut self, id: LinkId, rank: u8, now: Instant) -> bool {
+        self.link_up_on(id, &LinkUp::plain(rank), now)
+    }
+
+    /// A link is authenticated and joins. Returns whether there was a slot for it.
+    pub fn link_up_on(&mut self, id: LinkId, up: &LinkUp<'_>, now: Instant) -> bool {
         let taken = self.links.values().fold(0u64, |mask, link| mask | 1 << link.slot);
         let Some(slot) = (0..LINKS_MAX as u8).find(|slot| taken & (1 << slot) == 0) else { return false };
         self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        self.links.insert(id, Link::new(slot, rank, self.params.liveness.clone(), self.seed, now));
+        let datagrams = sched::datagrams::Datagrams::new(self.params.datagrams.clone());
+        let mut link = Link::new(slot, up, self.params.liveness.clone(), datagrams, self.seed, now);
+        link.uplink = self.uplink_for(up);
+        self.links.insert(id, link);
+        self.limit_uplink(id, up.limit);
         self.orphaned = None;
         self.session.begin_statement(false);
         self.statement_link = Some(id);
@@ -160,6 +198,8 @@ impl Engine {
         for stream in std::mem::take(&mut self.homeless) {
             self.activate(stream, now);
         }
+        self.place_homeless();
+        self.leave_suspects(now);
         self.wake(id);
         self.settle(now);
         true
@@ -168,7 +208,8 @@ impl Engine {
     /// A link is gone.
     pub fn link_down(&mut self, id: LinkId, now: Instant) {
         let Some(mut link) = self.links.remove(&id) else { return };
-        self.link_losses += 1;
+        self.forget_waiting(id);
+        self.link_losses += u64::from(!link.emptied && !link.left_by_peer);
         self.session.on_slot_lost(link.slot);
         self.choose_control();
         if self.links.is_empty() {
@@ -180,6 +221,8 @@ impl Engine {
         for stream in link.drr.take_all() {
             self.activate(stream, now);
         }
+        self.plane.link_lost(&link);
+        self.place_datagrams(link.datagrams.take_all());
         self.settle(now);
     }
 
@@ -242,6 +285,7 @@ impl Engine {
         if link.live.on_rx(now) {
             link.escalated = false;
             self.choose_control();
+            self.leave_suspects(now);
         }
         let mut result = Ok(());
         for frame in frames {
@@ -273,6 +317,12 @@ impl Engine {
                 if !link.left_by_peer {
                     link.left_by_peer = true;
                     self.leave(id, now);
+                }
+            }
+            Frame::Datagram(datagram) => self.plane.take(datagram)?,
+            Frame::Part(part) => {
+                if let Some(whole) = link.assembler.take(part, now) {
+                    self.plane.take_whole(whole)?;
                 }
             }
             other => {
@@ -368,10 +418,19 @@ impl Engine {
                 self.activate(stream, now);
             }
         }
+        self.move_datagrams(id);
         if self.statement_link == Some(id) && self.session.has_statement() {
             self.begin_statement();
         }
         self.wake(id);
+    }
+
+    /// There is a good link again: what waits on links that were suspect when there was none moves to it.
+    fn leave_suspects(&mut self, now: Instant) {
+        let suspects = self.links.iter().filter(|(_, link)| link.live.suspect_since().is_some());
+        for id in suspects.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.leave(id, now);
+        }
     }
 
     fn wake(&mut self, id: LinkId) {
@@ -431,7 +490,7 @@ impl Engine {
                 self.session.poll_statement(batch);
             }
         }
-        let has_data = self.links.get(&id).is_some_and(|l| !l.drr.is_empty());
+        let has_data = self.links.get(&id).is_some_and(Link::has_data);
         if self.control_link == Some(id) {
             if has_data {
                 self.session.flush_acks();
@@ -443,12 +502,14 @@ impl Engine {
             // Lost acknowledgements stall a transfer as surely as lost data.
             link.live.on_data_sent(now);
         }
-        if has_data {
-            self.fill(id, want, batch, now);
+        if has_data && let Some(room) = self.permit(id, now) {
+            self.fill(id, want.min(batch.len().saturating_add(room)), batch, now);
         }
+        let sent = batch.len() - start;
         if let Some(link) = self.links.get_mut(&id) {
-            link.bytes_sent += (batch.len() - start) as u64;
+            link.bytes_sent += sent as u64;
         }
+        self.charge(id, sent, now);
         self.settle(now);
     }
 
@@ -457,10 +518,22 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut put = 0;
         while batch.len() < want {
+            let (streams, flows) = (link.drr.len(), link.datagrams.len());
+            let Some(turn) = link.balance.turn(streams, flows) else { break };
+            if turn == Turn::Datagram {
+                let Some((datagram, _, len)) = link.datagrams.pop(now) else { continue };
+                batch.datagram(&datagram);
+                link.balance.sent(turn, len, flows);
+                self.plane.count_sent(len);
+                put += len;
+                continue;
+            }
             let Some((stream, allowed)) = link.drr.turn() else { break };
-            let room = (want - batch.len()).min(allowed as usize);
+            let most = if flows > 0 { sched::QUANTUM } else { u32::MAX };
+            let room = (want - batch.len()).min(allowed.min(most) as usize);
             let bytes = self.session.fill(stream, room, link.slot, batch);
             put += bytes;
+            link.balance.sent(turn, bytes, streams);
             let more = bytes > 0 && self.session.has_piece(stream);
             link.drr.sent(stream, bytes, more);
             let was_bulk = self.session.is_bulk(stream, now);
@@ -522,12 +595,14 @@ impl Engine {
         });
         let ack = self.session.poll_timeout().map(|at| (at, Reason::Ack));
         let resume = self.orphaned.map(|since| (since + self.params.resume_timeout, Reason::Resume));
-        links.chain([ack, resume.filter(|_| self.lost.is_none())]).flatten().min()
+        let pace = self.pace_timeout().map(|at| (at, Reason::Pace));
+        links.chain([ack, pace, resume.filter(|_| self.lost.is_none())]).flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.session.handle_timeout(now);
+        self.handle_pace(now);
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             self.check_link(id, now);
@@ -571,6 +646,7 @@ impl Engine {
             let slot = link.slot;
             if overdue || self.session.is_slot_clear(slot) {
                 link.draining_done = true;
+                link.emptied = self.session.is_slot_clear(slot);
                 self.closes.push_back((id, CloseReason::Drained));
             } else {
                 link.drain_checked = Some(now);

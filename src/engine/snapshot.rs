@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::ids::LinkId;
 use crate::session::Totals;
+use crate::units::Bitrate;
 
-use super::Engine;
+use super::{DatagramTotals, Engine, Gate};
 
 /// One link.
 #[derive(Clone, Debug)]
@@ -36,11 +37,24 @@ pub struct LinkSnapshot {
     pub control: bool,
 }
 
+/// One way out, with all its links.
+#[derive(Clone, Debug)]
+pub struct UplinkSnapshot {
+    /// The client's name of it.
+    pub name: String,
+    /// What this side may send over it, by our own limits.
+    pub limit: Option<Bitrate>,
+    /// Links that wait for that limit.
+    pub waiting: usize,
+}
+
 /// One session.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Its links, in order of number.
     pub links: Vec<LinkSnapshot>,
+    /// The ways out that its links use.
+    pub uplinks: Vec<UplinkSnapshot>,
     /// Streams alive.
     pub streams: usize,
     /// Bytes kept for the peer.
@@ -57,6 +71,8 @@ pub struct Snapshot {
     pub suspects: u64,
     /// Links lost.
     pub link_losses: u64,
+    /// Counters of datagrams, and what waits of them.
+    pub datagrams: DatagramTotals,
 }
 
 pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
@@ -79,8 +95,16 @@ pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
             control: engine.control_link == Some(*id),
         })
         .collect();
+    let uplinks =
+        engine.uplinks.iter().enumerate().filter(|(index, _)| engine.links.values().any(|link| link.uplink == *index));
+    let uplinks = uplinks.map(|(_, uplink)| UplinkSnapshot {
+        name: uplink.name.clone(),
+        limit: uplink.gate.iter().chain(&engine.gates).map(Gate::rate).min(),
+        waiting: uplink.gate.as_ref().map_or(0, Gate::waiting),
+    });
     Snapshot {
         links,
+        uplinks: uplinks.collect(),
         streams: engine.session.len(),
         bytes_retained,
         bytes_waiting,
@@ -89,5 +113,6 @@ pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
         totals: engine.session.totals(),
         suspects: engine.suspects,
         link_losses: engine.link_losses,
+        datagrams: engine.datagram_totals(),
     }
 }

@@ -1,5 +1,7 @@
 //! Where flows go, and that time always advances. Frames that an engine sends are answered by hand.
 
+mod datagrams;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -131,6 +133,23 @@ fn a_flow_that_turns_out_to_be_bulk_leaves_one_link_to_the_others() {
     assert_ne!(bench.home(sparse), bench.home(bulk));
     let home = bench.home(sparse);
     assert!(bench.engine.snapshot(bench.now).links.iter().any(|link| link.id == home && link.control));
+}
+
+#[test]
+fn what_waits_on_a_link_that_is_suspect_alone_moves_to_the_next_that_joins() {
+    let mut bench = Bench::new(&[(A, 0)]);
+    let id = bench.open();
+    bench.sent(A);
+    bench.receive(A, vec![Frame::OpenOk { stream: id }]);
+    bench.write(id, 10_000);
+    while bench.engine.snapshot(bench.now).suspects == 0 {
+        bench.now = bench.now.max(bench.engine.poll_timeout().unwrap().0);
+        bench.engine.handle_timeout(bench.now);
+    }
+    assert_eq!(bench.home(id), A, "there is nothing better");
+    assert!(bench.engine.link_up(B, 0, bench.now));
+    assert_eq!(bench.home(id), B);
+    assert!(speaks_of(&bench.sent(B), id));
 }
 
 #[test]

@@ -21,10 +21,13 @@ pub struct Counters {
     pub limited: Counter,
     /// Refused by the far end: not allowed, no such name, nobody listening, no route, no answer.
     pub refused: Counter,
-    /// SOCKS5: what was said was not a request that is served, or it was not said in time.
+    /// Proxies: what was said was not a request that is served, or it was not said in time.
     pub unclear: Counter,
     /// Accepting failed; no connection came of it.
     pub accept_errors: Counter,
+    /// Datagrams given up here: fragments, not from the client of the association, malformed, while there was no session
+    /// or the target was refused, or not taken by the system.
+    pub datagrams_dropped: Counter,
     /// Payload carried.
     pub traffic: Traffic,
 }

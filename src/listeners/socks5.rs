@@ -1,5 +1,6 @@
-//! SOCKS5 without authentication (RFC 1928): CONNECT only. A client is answered after the far end has really dialled,
-//! with the code that says best how that went. Until it has said what it wants it is bounded in number, bytes and time.
+//! The proxy listener: SOCKS5 (RFC 1928; CONNECT and UDP ASSOCIATE, with names and passwords of RFC 1929 if there are
+//! any) and HTTP ([`http`]) on one port. A client is answered after the far end has really dialled, with the
+//! code that says best how that went. Until it has said what it wants it is bounded in number, bytes and time.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -18,13 +19,16 @@ use tokio::time::timeout;
 use tracing::{Instrument, debug, debug_span};
 
 use super::accept::{Accept, accept_each};
+use super::associate::Association;
 use super::connection::{carry, unopened};
-use super::{Counters, Opener, Unopened};
+use super::udp::Hub;
+use super::users::Users;
+use super::{Counters, Opener, Unopened, http};
 use crate::runtime::edge::{Flow, StreamEnd, relay};
 use crate::runtime::stream::StreamError;
 use crate::wire::code::Code;
 use crate::wire::frame::Class;
-use crate::wire::socks5::{Command, Greeting, MESSAGE_MAX, Method, Reply, Request, Socks5Error};
+use crate::wire::socks5::{Command, Credentials, Greeting, MESSAGE_MAX, Method, Reply, Request, Socks5Error};
 use crate::wire::target::Target;
 
 /// Bounds on clients that carry nothing yet.
@@ -39,10 +43,31 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 256 clients, 30 s to ask (a person types no SOCKS), 60 s to dial (pauses of 15 s are normal on the links this is
-    /// for, and the far end's own deadline is to be heard first).
+    /// As many clients as a session has streams by default, because a browser or a crawler may start them all at once;
+    /// each takes a descriptor and less than 4 KiB. 30 s to ask (a person types no SOCKS), 60 s to dial (pauses of 15 s
+    /// are normal on the links this is for, and the far end's own deadline is to be heard first).
     fn default() -> Self {
-        Self { clients: 256, negotiation: Duration::from_secs(30), opening: Duration::from_secs(60) }
+        Self { clients: 10_000, negotiation: Duration::from_secs(30), opening: Duration::from_secs(60) }
+    }
+}
+
+/// What a proxy listener offers, and to whom.
+#[derive(Debug)]
+pub struct Proxy {
+    /// How the scheduler treats its streams and datagrams.
+    pub class: Class,
+    /// Bounds.
+    pub limits: Limits,
+    /// Who may use it; without any, everybody who reaches it.
+    pub users: Users,
+    /// Where datagrams go; without it there is no UDP ASSOCIATE.
+    pub hub: Option<Rc<Hub>>,
+}
+
+impl Proxy {
+    /// A listener for everybody who reaches it.
+    pub fn open(class: Class, limits: Limits) -> Self {
+        Self { class, limits, users: Users::default(), hub: None }
     }
 }
 
@@ -50,21 +75,22 @@ impl Default for Limits {
 ///
 /// # Panics
 /// Outside a `LocalSet`.
-pub async fn serve<A, O>(listener: A, class: Class, limits: Limits, opener: O, counters: Arc<Counters>) -> !
+pub async fn serve<A, O>(listener: A, proxy: Proxy, opener: O, counters: Arc<Counters>) -> !
 where
     A: Accept,
     O: Opener + Clone + 'static,
 {
     let negotiating = Rc::new(Cell::new(0));
+    let proxy = Rc::new(proxy);
     accept_each(listener, &counters, |socket, from| {
-        let Some(place) = Place::take(&negotiating, limits.clients) else {
+        let Some(place) = Place::take(&negotiating, proxy.limits.clients) else {
             debug!(%from, "connection refused: too many clients are negotiating");
             counters.limited.inc();
             relay::reset(&socket);
             return;
         };
-        let client = Client { opener: opener.clone(), class, limits, counters: Arc::clone(&counters) };
-        spawn_local(client.serve(socket, place).instrument(debug_span!("socks5", %from)));
+        let client = Client { opener: opener.clone(), proxy: Rc::clone(&proxy), counters: Arc::clone(&counters) };
+        spawn_local(client.serve(socket, place).instrument(debug_span!("proxy", %from)));
     })
     .await
 }
@@ -89,17 +115,59 @@ impl Drop for Place {
 }
 
 /// Why a client is not served.
-enum Unclear {
+pub(super) enum Unclear {
     /// It gets this answer.
-    Answer(Reply),
+    Answer(Vec<u8>),
     /// It would not understand an answer, or is gone.
     Silence,
 }
 
+/// What a client wants.
+pub(super) enum Wish {
+    /// A connection; `head` goes out before what the client sends.
+    Stream { target: Target, manner: Manner, head: Vec<u8> },
+    /// A relay for datagrams, which it will send from this address, as far as it is known.
+    Associate(Target),
+}
+
+/// In which protocol a client is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Manner {
+    /// SOCKS5.
+    Socks,
+    /// HTTP CONNECT.
+    Tunnel,
+    /// HTTP: the server answers.
+    Http,
+}
+
+impl Manner {
+    fn connected(self) -> Vec<u8> {
+        match self {
+            Self::Socks => socks_answer(Reply::Succeeded, UNKNOWN),
+            Self::Tunnel => http::CONNECTED.to_vec(),
+            Self::Http => Vec::new(),
+        }
+    }
+
+    fn refused(self, why: &Unopened) -> Vec<u8> {
+        match (self, why) {
+            (Self::Socks, Unopened::NoSession) => socks_answer(Reply::GeneralFailure, UNKNOWN),
+            (Self::Socks, Unopened::Refused(error)) => socks_answer(Reply::from_code(error.code), UNKNOWN),
+            (Self::Tunnel | Self::Http, why) => http::refused(why),
+        }
+    }
+}
+
+fn socks_answer(reply: Reply, bound: SocketAddr) -> Vec<u8> {
+    let mut answer = Vec::with_capacity(22);
+    reply.put(&mut answer, bound);
+    answer
+}
+
 struct Client<O> {
     opener: O,
-    class: Class,
-    limits: Limits,
+    proxy: Rc<Proxy>,
     counters: Arc<Counters>,
 }
 
@@ -112,29 +180,36 @@ impl<O: Opener> Client<O> {
         }
     }
 
-    /// From the greeting to the answer; `None` when the client was turned away.
+    /// From the first byte to the answer; `None` when the client was turned away, or wanted no stream.
     async fn dialogue(&self, socket: &mut TcpStream, place: Place) -> Option<Flow<O::Stream>> {
         let mut input = BytesMut::with_capacity(INPUT_MAX);
-        let asked = timeout(self.limits.negotiation, negotiate(socket, &mut input)).await;
-        let target = match asked.unwrap_or(Err(Unclear::Silence)) {
-            Ok(target) => target,
+        let asked = timeout(self.proxy.limits.negotiation, negotiate(socket, &mut input, &self.proxy.users)).await;
+        let wish = match asked.unwrap_or(Err(Unclear::Silence)) {
+            Ok(wish) => wish,
             Err(unclear) => {
                 self.counters.unclear.inc();
                 match unclear {
-                    Unclear::Answer(reply) => refuse(socket, reply).await,
+                    Unclear::Answer(answer) => refuse(socket, &answer).await,
                     Unclear::Silence => relay::reset(socket),
                 }
                 return None;
             }
         };
         drop(place);
+        let (target, manner, head) = match wish {
+            Wish::Stream { target, manner, head } => (target, manner, head),
+            Wish::Associate(from) => {
+                self.associate(socket, &from).await;
+                return None;
+            }
+        };
         debug!(%target, "asks");
-        let reply = match self.open(socket, target).await {
+        let answer = match self.open(socket, target).await {
             Ok(stream) => {
-                let mut answer = Vec::with_capacity(16);
-                Reply::Succeeded.put(&mut answer, UNKNOWN);
-                if socket.write_all(&answer).await.is_ok() {
-                    return Some(Flow::with_head(stream, Bytes::copy_from_slice(&input)));
+                let answer = manner.connected();
+                if answer.is_empty() || socket.write_all(&answer).await.is_ok() {
+                    let head = [&head, &input[..]].concat();
+                    return Some(Flow::with_head(stream, Bytes::from(head)));
                 }
                 self.counters.reset_local.inc();
                 return None;
@@ -146,19 +221,40 @@ impl<O: Opener> Client<O> {
             }
             Err(Unserved::Unopened(why)) => {
                 unopened(&why, &self.counters);
-                match why {
-                    Unopened::NoSession => Reply::GeneralFailure,
-                    Unopened::Refused(error) => Reply::from_code(error.code),
-                }
+                manner.refused(&why)
             }
         };
-        refuse(socket, reply).await;
+        refuse(socket, &answer).await;
         None
+    }
+
+    /// Relays datagrams for as long as the client's connection lives.
+    async fn associate(&self, socket: &mut TcpStream, from: &Target) {
+        let made = match &self.proxy.hub {
+            Some(hub) => Association::new(socket, from, hub, self.proxy.class, &self.counters),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        };
+        match made {
+            Ok(association) => {
+                let answer = socks_answer(Reply::Succeeded, association.local());
+                if socket.write_all(&answer).await.is_ok() {
+                    association.run(socket).await;
+                }
+                self.counters.finished.inc();
+            }
+            Err(error) => {
+                debug!(%error, "no association");
+                self.counters.unclear.inc();
+                let unsupported = error.kind() == io::ErrorKind::Unsupported;
+                let reply = if unsupported { Reply::CommandNotSupported } else { Reply::GeneralFailure };
+                refuse(socket, &socks_answer(reply, UNKNOWN)).await;
+            }
+        }
     }
 
     /// Opens a stream and waits for the far end to connect it, or for the client to lose interest.
     async fn open(&self, socket: &mut TcpStream, target: Target) -> Result<O::Stream, Unserved> {
-        let mut stream = self.opener.open(target, self.class).map_err(Unserved::Unopened)?;
+        let mut stream = self.opener.open(target, self.proxy.class).map_err(Unserved::Unopened)?;
         let mut silent = true;
         let opened = poll_fn(|cx| {
             if let Poll::Ready(opened) = stream.poll_opened(cx) {
@@ -174,7 +270,7 @@ impl<O: Opener> Client<O> {
             }
             Poll::Pending
         });
-        match timeout(self.limits.opening, opened).await {
+        match timeout(self.proxy.limits.opening, opened).await {
             Ok(Some(Ok(()))) => Ok(stream),
             Ok(Some(Err(error))) => Err(Unserved::Unopened(error.into())),
             Ok(None) => {
@@ -203,33 +299,59 @@ const INPUT_MAX: usize = 2 * MESSAGE_MAX;
 /// The far end does not say from which address it dials.
 const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// Reads greeting and request, and says which method is chosen. Bytes beyond the request are left in `input`.
-async fn negotiate(socket: &mut TcpStream, input: &mut BytesMut) -> Result<Target, Unclear> {
+/// Which protocol a client speaks shows in its first byte: SOCKS5 begins with 5, HTTP with a letter.
+async fn negotiate(socket: &mut TcpStream, input: &mut BytesMut, users: &Users) -> Result<Wish, Unclear> {
+    while input.is_empty() {
+        if !matches!(socket.read_buf(input).await, Ok(1..)) {
+            return Err(Unclear::Silence);
+        }
+    }
+    if input[0].is_ascii_alphabetic() {
+        return http::negotiate(socket, input, users).await;
+    }
     let greeting = message(socket, input, Greeting::take).await?.map_err(|error| {
         debug!(%error, "not a greeting");
         Unclear::Silence
     })?;
-    let method = if greeting.no_authentication { Method::NoAuthentication } else { Method::NoneAcceptable };
+    let method = match (users.is_open(), greeting) {
+        (true, Greeting { no_authentication: true, .. }) => Method::NoAuthentication,
+        (_, Greeting { user_password: true, .. }) => Method::UserPassword,
+        _ => Method::NoneAcceptable,
+    };
     socket.write_all(&method.to_wire()).await.map_err(|_| Unclear::Silence)?;
-    if method == Method::NoneAcceptable {
-        debug!("the client insists on authentication");
-        finish(socket).await;
-        return Err(Unclear::Silence);
+    match method {
+        Method::NoAuthentication => {}
+        Method::UserPassword => {
+            let credentials = message(socket, input, Credentials::take).await?.map_err(|_| Unclear::Silence)?;
+            let good = users.permits(Some(&credentials));
+            if !good {
+                debug!("wrong name or password");
+                return Err(Unclear::Answer(Credentials::answer(false).to_vec()));
+            }
+            socket.write_all(&Credentials::answer(true)).await.map_err(|_| Unclear::Silence)?;
+        }
+        Method::NoneAcceptable => {
+            debug!("no method of authentication in common");
+            finish(socket).await;
+            return Err(Unclear::Silence);
+        }
     }
     let request = message(socket, input, Request::take).await?.map_err(|error| {
         debug!(%error, "not a request");
-        match error {
-            Socks5Error::AddressKind(_) => Unclear::Answer(Reply::AddressNotSupported),
-            Socks5Error::Version(_) | Socks5Error::Name | Socks5Error::Incomplete => {
-                Unclear::Answer(Reply::GeneralFailure)
-            }
-        }
+        let reply = match error {
+            Socks5Error::AddressKind(_) => Reply::AddressNotSupported,
+            Socks5Error::Version(_) | Socks5Error::Name | Socks5Error::Incomplete => Reply::GeneralFailure,
+        };
+        Unclear::Answer(socks_answer(reply, UNKNOWN))
     })?;
-    if request.command != Command::Connect {
-        debug!(command = ?request.command, "not served");
-        return Err(Unclear::Answer(Reply::CommandNotSupported));
+    match request.command {
+        Command::Connect => Ok(Wish::Stream { target: request.target, manner: Manner::Socks, head: Vec::new() }),
+        Command::UdpAssociate => Ok(Wish::Associate(request.target)),
+        Command::Bind | Command::Unknown(_) => {
+            debug!(command = ?request.command, "not served");
+            Err(Unclear::Answer(socks_answer(Reply::CommandNotSupported, UNKNOWN)))
+        }
     }
-    Ok(request.target)
 }
 
 /// Reads until `take` has its message, or never will.
@@ -259,10 +381,8 @@ async fn message<T>(
 }
 
 /// Answers a request that is not served, and closes.
-async fn refuse(socket: &mut TcpStream, reply: Reply) {
-    let mut answer = Vec::with_capacity(16);
-    reply.put(&mut answer, UNKNOWN);
-    if socket.write_all(&answer).await.is_ok() {
+async fn refuse(socket: &mut TcpStream, answer: &[u8]) {
+    if socket.write_all(answer).await.is_ok() {
         finish(socket).await;
     }
 }

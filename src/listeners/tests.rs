@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use super::socks5::{self, Limits};
+use super::socks5::{self, Limits, Proxy};
 use super::tcp::{self, Forward};
 use super::{Counters, Opener, SessionSlot, Unopened};
 use crate::runtime::edge::StreamEnd;
@@ -76,7 +76,8 @@ impl Listening {
     async fn forward(session: impl Opener + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let listening = Self { addr: listener.local_addr().unwrap(), counters: Arc::default() };
-        let forward = Forward { target: Target::Name("target.example".into(), 80), class: Class::Video };
+        let target = Target::Name("target.example".into(), 80);
+        let forward = Forward { target, class: Class::Video, tell: None, proxies: Vec::new() };
         spawn_local(tcp::serve(listener, forward, session, Arc::clone(&listening.counters)));
         listening
     }
@@ -85,7 +86,8 @@ impl Listening {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let listening = Self { addr: listener.local_addr().unwrap(), counters: Arc::default() };
         let counters = Arc::clone(&listening.counters);
-        spawn_local(socks5::serve(listener, Class::Interactive, limits, session.clone(), counters));
+        let proxy = Proxy::open(Class::Interactive, limits);
+        spawn_local(socks5::serve(listener, proxy, session.clone(), counters));
         listening
     }
 
@@ -333,11 +335,23 @@ fn what_is_not_served_by_socks_gets_its_answer_and_no_stream() {
 }
 
 #[test]
-fn a_socks_client_that_insists_on_a_password_is_told_that_there_is_none() {
+fn a_socks_client_that_insists_on_a_password_may_say_any_where_there_is_none() {
     run(async {
         let listening = Listening::socks5(&Session::default(), Limits::default()).await;
         let mut client = listening.client().await;
-        client.write_all(&[5, 1, 2]).await.unwrap();
+        client.write_all(&[5, 1, 2, 1, 1, b'a', 1, b'b']).await.unwrap();
+        let mut answers = [0; 4];
+        client.read_exact(&mut answers).await.unwrap();
+        assert_eq!(answers, [5, 2, 1, 0]);
+    });
+}
+
+#[test]
+fn a_socks_client_that_insists_on_another_method_is_told_that_there_is_none() {
+    run(async {
+        let listening = Listening::socks5(&Session::default(), Limits::default()).await;
+        let mut client = listening.client().await;
+        client.write_all(&[5, 1, 1]).await.unwrap();
         let mut choice = [0; 2];
         client.read_exact(&mut choice).await.unwrap();
         assert_eq!(choice, [5, 0xff]);
@@ -346,9 +360,9 @@ fn a_socks_client_that_insists_on_a_password_is_told_that_there_is_none() {
 }
 
 #[test]
-fn whoever_does_not_talk_socks5_is_reset() {
+fn whoever_talks_no_protocol_of_a_proxy_is_reset() {
     run(async {
-        for words in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[4, 1, 0, 80, 127, 0, 0, 1, 0]] {
+        for words in [&[22, 3, 1, 0, 80][..], &[4, 1, 0, 80, 127, 0, 0, 1, 0]] {
             let listening = Listening::socks5(&Session::default(), Limits::default()).await;
             let mut client = listening.client().await;
             client.write_all(words).await.unwrap();

@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use crate::engine::CloseReason;
 use crate::ids::LinkId;
 use crate::transport::{LinkError, LinkRx, LinkTx};
+use crate::units::Bitrate;
 use crate::wire::batch::Batch;
 use crate::wire::frame::Frame;
 
@@ -20,9 +21,11 @@ use super::shell::{LinkEnd, Shell};
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Batches in a row before other tasks get a turn.
 const ROUNDS: usize = 16;
+/// Bytes of datagrams that arrive before whoever takes them gets a turn.
+const DATAGRAMS: usize = 256 * 1024;
 
 pub(super) fn spawn(shell: &Rc<Shell>, id: LinkId, tx: LinkTx, rx: LinkRx) -> Vec<AbortHandle> {
-    let sender = Sender { shell: Rc::clone(shell), id, tx, batch: Batch::default() };
+    let sender = Sender { shell: Rc::clone(shell), id, tx, batch: Batch::default(), pace: None };
     let receiver = Receiver { shell: Rc::clone(shell), id, rx, frames: Vec::new() };
     vec![spawn_local(sender.run()).abort_handle(), spawn_local(receiver.run()).abort_handle()]
 }
@@ -32,6 +35,8 @@ struct Sender {
     id: LinkId,
     tx: LinkTx,
     batch: Batch,
+    /// What the transport was told last.
+    pace: Option<Bitrate>,
 }
 
 impl Sender {
@@ -87,6 +92,11 @@ impl Sender {
         let mut core = self.shell.core.borrow_mut();
         core.engine.poll_transmit(self.id, want, &mut self.batch, now);
         core.after(now);
+        let pace = core.engine.pace_of(self.id);
+        if pace != self.pace {
+            self.pace = pace;
+            self.tx.set_pace(pace);
+        }
         !self.batch.is_empty()
     }
 
@@ -129,8 +139,13 @@ impl Receiver {
             let mut core = self.shell.core.borrow_mut();
             let taken = core.engine.handle_frames(self.id, self.frames.drain(..), bytes, now);
             core.after(now);
+            let enough = core.engine.datagrams_arrived() >= DATAGRAMS;
             if let Some(fault) = fault.or_else(|| taken.err().map(|v| format!("protocol: {v}"))) {
                 return Poll::Ready(fault);
+            }
+            if enough {
+                // Whoever takes them has been woken, and goes first.
+                break;
             }
         }
         cx.waker().wake_by_ref();
@@ -142,6 +157,8 @@ impl Receiver {
 fn size(frame: &Frame) -> u64 {
     match frame {
         Frame::Data { bytes, .. } => bytes.len() as u64 + 12,
+        Frame::Datagram(datagram) => datagram.payload().len() as u64 + 12,
+        Frame::Part(part) => part.bytes.len() as u64 + 12,
         _ => 12,
     }
 }

@@ -3,6 +3,7 @@
 //! A session lives on one thread. [`shell::Shell`] holds its engine; [`link`] has the two tasks of each link; [`stream`]
 //! is what the edges see. [`driver`] waits for time and commands.
 
+mod alarm;
 pub mod clock;
 pub mod driver;
 pub mod edge;

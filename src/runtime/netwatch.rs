@@ -135,7 +135,6 @@ fn interface(name: &str) -> Option<Absence> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "deadlines of a test")]
 mod tests {
     use super::*;
     use rustix::thread::LinkNameSpaceType;

@@ -2,22 +2,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Debug;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::engine::{CloseReason, Engine, Snapshot};
+use crate::engine::{CloseReason, Engine, LinkUp, Snapshot};
 use crate::ids::{LinkId, SessionId, StreamId};
+use crate::sched::encap::Encapsulation;
 use crate::session::Event;
-use crate::transport::{LinkInfo, LinkRx, LinkTx};
+use crate::transport::{LinkInfo, LinkRx, LinkTx, TransportKind};
+use crate::units::Bitrate;
 use crate::wire::code::Code;
+use crate::wire::datagram::Datagram;
 use crate::wire::frame::Class;
+use crate::wire::packet::Packet;
 use crate::wire::target::Target;
 
 use super::clock;
 use super::link;
+use super::stream::SessionRef;
 
 /// What the shell's owner knows of a link.
 #[derive(Clone, Debug)]
@@ -30,6 +36,8 @@ pub struct LinkMeta {
     pub sealed: Option<&'static str>,
     /// Preference among links; flows use the lowest there is.
     pub rank: u8,
+    /// What this side may send over the uplink.
+    pub limit: Option<Bitrate>,
 }
 
 /// Why a link is no more.
@@ -80,10 +88,24 @@ pub(super) struct Core {
     next_link: u32,
 }
 
+/// Takes the datagrams of a session, on the thread that drives it.
+pub trait DatagramSink: Debug {
+    /// What arrived since the last call; to be emptied. Must not wait.
+    fn take(&self, session: &SessionRef, arrived: &mut Vec<Datagram>);
+}
+
+/// Takes the IP packets of a session, on the thread that drives it.
+pub trait PacketSink: Debug {
+    /// What arrived since the last call. Must not wait.
+    fn take(&self, session: &SessionRef, arrived: &mut dyn Iterator<Item = Packet>);
+}
+
 /// Shared by the tasks of one session.
 #[derive(Debug)]
 pub struct Shell {
     pub(super) core: RefCell<Core>,
+    pub(super) sink: RefCell<Option<Rc<dyn DatagramSink>>>,
+    pub(super) packets: RefCell<Option<Rc<dyn PacketSink>>>,
     /// As both sides know it.
     pub id: Cell<SessionId>,
     /// Name of the site at the far end.
@@ -104,9 +126,21 @@ impl Shell {
                 armed: None,
                 next_link: 0,
             }),
+            sink: RefCell::default(),
+            packets: RefCell::default(),
             id: Cell::new(id),
             peer,
         })
+    }
+
+    /// Who takes the datagrams that arrive from here on.
+    pub fn set_sink(&self, sink: Rc<dyn DatagramSink>) {
+        *self.sink.borrow_mut() = Some(sink);
+    }
+
+    /// Who takes the IP packets that arrive from here on.
+    pub fn set_packet_sink(&self, sink: Rc<dyn PacketSink>) {
+        *self.packets.borrow_mut() = Some(sink);
     }
 
     /// Adds an authenticated link and starts its tasks. The receiver hears of its end.
@@ -130,11 +164,12 @@ impl Shell {
         }
         let id = LinkId(core.next_link);
         core.next_link += 1;
-        let rank = meta.rank;
         tracing::info!(session = %self.id.get(), link = %id, transport = %meta.info.transport, uplink = meta.uplink,
             remote = %meta.info.remote, sealed = meta.sealed.unwrap_or("by TLS"), "link up");
+        let up =
+            LinkUp { rank: meta.rank, uplink: &meta.uplink, encapsulation: encapsulation(&meta), limit: meta.limit };
+        core.engine.link_up_on(id, &up, now);
         core.links.insert(id, LinkSlot { meta, writer: None, closing: None, ended: Some(ended), tasks: Vec::new() });
-        core.engine.link_up(id, rank, now);
         core.after(now);
         drop(core);
         let tasks = link::spawn(self, id, tx, rx);
@@ -207,6 +242,11 @@ impl Shell {
         self.with(|engine, _| engine.session().set_peer_windows(stream, session));
     }
 
+    /// What all links may send together from now on.
+    pub fn set_max_rate(&self, rate: Option<Bitrate>) {
+        self.with(|engine, _| engine.set_max_rate(rate));
+    }
+
     /// Takes at most `max` streams at once in each direction from here on; those that live stay.
     pub fn set_max_streams(&self, max: usize) {
         self.with(|engine, _| engine.session().set_max_streams(max));
@@ -258,11 +298,24 @@ impl Shell {
     }
 }
 
+/// What its transport adds to frames.
+fn encapsulation(meta: &LinkMeta) -> Encapsulation {
+    match meta.info.transport {
+        TransportKind::Ws => Encapsulation::ws(meta.info.tls, meta.sealed.is_some()),
+        TransportKind::Quic => Encapsulation::QUIC,
+        TransportKind::Raw => Encapsulation::RAW,
+        TransportKind::Mem => Encapsulation::NONE,
+    }
+}
+
 impl Core {
     /// Drains the outputs of the engine.
     pub(super) fn after(&mut self, now: Instant) {
         while let Some(event) = self.engine.session().poll_event() {
             self.on_event(event);
+        }
+        if self.engine.datagrams_arrived() > 0 {
+            self.wake_driver();
         }
         while let Some((id, reason)) = self.engine.poll_close() {
             if let Some(slot) = self.links.get_mut(&id) {

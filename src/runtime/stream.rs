@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use crate::engine::Outgoing;
 use crate::ids::StreamId;
 use crate::wire::code::Code;
 use crate::wire::frame::Class;
@@ -53,6 +54,11 @@ impl SessionRef {
             .with(|engine, now| engine.session().open(target, class, now))
             .map(|id| TunnelStream { shell: Rc::clone(&self.shell), id })
             .map_err(|code| StreamError { code, reason: "no new streams".into() })
+    }
+
+    /// Sends datagrams: unreliably, unordered between flows, and not at all once they have waited for too long.
+    pub fn send_datagrams(&self, datagrams: impl IntoIterator<Item = Outgoing>) {
+        self.shell.with(|engine, now| engine.send_datagrams(datagrams, now));
     }
 
     /// Whether a link is up, so that new streams may expect an answer.

@@ -2,14 +2,33 @@
 //!
 //! After DRR++ (MacGregor & Shi 2000) as used by FQ-CoDel (RFC 8290 §4.1): a flow that becomes active enters the list of
 //! new flows, which is served before the old ones, and spends one quantum there; so a keystroke passes a download
-//! without any class being told. Pure bookkeeping: bytes stay in the session.
+//! without any class being told. A flow that empties before its quantum is spent is a newcomer again when it returns, as
+//! in CAKE, but with what is left of the quantum: a whole one comes only once in a round of the others, so that coming
+//! and going gains nothing. Pure bookkeeping: bytes stay in the session.
+
+pub mod egress;
+pub mod encap;
+pub mod shaper;
+
+pub mod balance;
+pub mod datagrams;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::ids::StreamId;
 
-/// Bytes a flow may send in its turn.
+use crate::units::Bitrate;
+
+/// Bytes a flow may send in its turn where nothing paces.
 pub const QUANTUM: u32 = 32 * 1024;
+
+/// The same on a line of this rate: what it carries in 4 ms, so that a newcomer that turns out to be no keystroke holds
+/// up the others for no longer, and never less than two packets.
+pub fn quantum(rate: Bitrate) -> u32 {
+    let bytes = (rate * Duration::from_millis(4)).bytes();
+    u32::try_from(bytes).unwrap_or(u32::MAX).clamp(3_000, QUANTUM)
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
@@ -21,28 +40,58 @@ enum Place {
 struct Flow {
     deficit: i64,
     place: Place,
-    /// Has nothing to send, and stays on the old list for one round: a flow that empties and returns at once must not
-    /// be a newcomer each time (RFC 8290 §4.2).
+    /// Has nothing to send.
     idle: bool,
+    /// Has an entry on the old list, which for a newcomer only marks the end of its round.
+    marked: bool,
 }
 
 /// The flows of one link that have something to send.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Drr {
+    quantum: u32,
     flows: BTreeMap<StreamId, Flow>,
     new: VecDeque<StreamId>,
     old: VecDeque<StreamId>,
     active: usize,
 }
 
+impl Default for Drr {
+    fn default() -> Self {
+        Self { quantum: QUANTUM, flows: BTreeMap::new(), new: VecDeque::new(), old: VecDeque::new(), active: 0 }
+    }
+}
+
 impl Drr {
+    /// Another quantum from now on.
+    pub fn set_quantum(&mut self, quantum: u32) {
+        self.quantum = quantum.max(1);
+    }
+
+    /// Whether a newcomer waits.
+    pub fn has_new(&self) -> bool {
+        !self.new.is_empty()
+    }
+
+    /// Bytes of a whole round, with so many other flows in it.
+    pub fn round_bytes(&self, others: usize) -> i64 {
+        i64::from(self.quantum).saturating_mul(i64::try_from(self.active + others).unwrap_or(i64::MAX))
+    }
+
     /// The flow has something to send. No effect if it is known already.
     pub fn activate(&mut self, flow: StreamId) {
         if let Some(known) = self.flows.get_mut(&flow) {
-            self.active += usize::from(std::mem::take(&mut known.idle));
+            if std::mem::take(&mut known.idle) {
+                self.active += 1;
+                if known.deficit > 0 && known.place == Place::Old {
+                    known.place = Place::New;
+                    self.new.push_back(flow);
+                }
+            }
             return;
         }
-        self.flows.insert(flow, Flow { deficit: i64::from(QUANTUM), place: Place::New, idle: false });
+        let deficit = i64::from(self.quantum);
+        self.flows.insert(flow, Flow { deficit, place: Place::New, idle: false, marked: false });
         self.new.push_back(flow);
         self.active += 1;
     }
@@ -60,6 +109,13 @@ impl Drr {
                 list.pop_front();
                 continue;
             };
+            if place == Place::Old && flow.place == Place::New {
+                // A round is over for a flow that has been a newcomer in it.
+                flow.deficit = i64::from(self.quantum);
+                flow.marked = false;
+                list.pop_front();
+                continue;
+            }
             if flow.idle {
                 list.pop_front();
                 self.flows.remove(&id);
@@ -70,17 +126,19 @@ impl Drr {
                 let allowed = if self.active == 1 { u32::MAX } else { u32::try_from(flow.deficit).unwrap_or(u32::MAX) };
                 return Some((id, allowed));
             }
-            flow.deficit += i64::from(QUANTUM);
+            flow.deficit += i64::from(self.quantum);
             flow.place = Place::Old;
             list.pop_front();
-            self.old.push_back(id);
+            if place == Place::Old || !std::mem::replace(&mut flow.marked, true) {
+                self.old.push_back(id);
+            }
         }
     }
 
     /// The flow whose turn it was sent `bytes`; `more` if it could go on.
     pub fn sent(&mut self, id: StreamId, bytes: usize, more: bool) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.deficit = (flow.deficit - bytes as i64).max(-i64::from(QUANTUM) * 4);
+        flow.deficit = (flow.deficit - bytes as i64).max(-i64::from(self.quantum) * 4);
         if more {
             return;
         }
@@ -92,8 +150,11 @@ impl Drr {
         self.active -= 1;
         if flow.place == Place::New {
             flow.place = Place::Old;
+            let marked = std::mem::replace(&mut flow.marked, true);
             self.new.retain(|other| *other != id);
-            self.old.push_back(id);
+            if !marked {
+                self.old.push_back(id);
+            }
         }
     }
 
@@ -101,11 +162,13 @@ impl Drr {
     pub fn remove(&mut self, id: StreamId) {
         let Some(flow) = self.flows.remove(&id) else { return };
         self.active -= usize::from(!flow.idle);
-        let list = if flow.place == Place::New { &mut self.new } else { &mut self.old };
-        if list.front() == Some(&id) {
-            list.pop_front();
-        } else {
-            list.retain(|other| *other != id);
+        let lists = [(flow.place == Place::New, &mut self.new), (flow.marked, &mut self.old)];
+        for (_, list) in lists.into_iter().filter(|(there, _)| *there) {
+            if list.front() == Some(&id) {
+                list.pop_front();
+            } else {
+                list.retain(|other| *other != id);
+            }
         }
     }
 
@@ -181,6 +244,52 @@ mod tests {
             drr.activate(StreamId(1));
         }
         assert!(sent[0] * 3 >= sent[1], "{sent:?}");
+    }
+
+    #[test]
+    fn a_flow_that_says_little_is_a_newcomer_each_time_it_returns() {
+        let mut drr = Drr::default();
+        ids(0..20).for_each(|id| drr.activate(id));
+        // Until nobody is new any more.
+        for _ in 0..100 {
+            let (id, allowed) = drr.turn().unwrap();
+            drr.sent(id, allowed as usize, true);
+        }
+        for key in 0..2_000 {
+            drr.activate(StreamId(500));
+            assert_eq!(drr.turn().unwrap().0, StreamId(500), "keystroke {key}");
+            drr.sent(StreamId(500), 100, false);
+            let (id, allowed) = drr.turn().unwrap();
+            drr.sent(id, allowed.min(8_000) as usize, true);
+        }
+    }
+
+    #[test]
+    fn every_flow_is_on_each_list_once_whatever_happens() {
+        let (mut drr, mut random) = (Drr::default(), 1u64);
+        for step in 0..50_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            match random >> 61 {
+                0..=2 => drr.activate(StreamId((random >> 40) % 9)),
+                3 if step % 16 == 0 => drr.remove(StreamId((random >> 40) % 9)),
+                _ => {
+                    let Some((id, allowed)) = drr.turn() else { continue };
+                    drr.sent(id, (allowed as usize).min((random >> 20) as usize % 40_000), random & 1 << 50 == 0);
+                }
+            }
+            for list in [&drr.new, &drr.old] {
+                let mut seen: Vec<_> = list.iter().collect();
+                seen.sort();
+                seen.dedup();
+                assert_eq!(seen.len(), list.len(), "step {step}");
+            }
+            let active = drr.flows.values().filter(|flow| !flow.idle).count();
+            assert_eq!(drr.active, active);
+            for (id, flow) in &drr.flows {
+                assert_eq!(drr.old.contains(id), flow.marked, "step {step}: {flow:?}");
+                assert_eq!(drr.new.contains(id), flow.place == Place::New, "step {step}: {flow:?}");
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::Status;
 use crate::config;
 use crate::ids::SessionId;
-use crate::site::Edges;
+use crate::sched::egress::Egress;
+use crate::site::{Edges, Packets, PeerEnd};
 use crate::transport::auth::{Admission, Admitted, KnownPeer, Offer};
 use crate::wire::hello::{Refusal, RefusalCode};
 use crate::wire::noise::{Psk, PublicKey};
@@ -44,6 +45,8 @@ pub(super) struct Hub {
     /// Threads at most.
     workers_max: usize,
     limits: worker::Limits,
+    /// Ends of packet mode that their peers have not taken yet.
+    ends: Mutex<BTreeMap<PublicKey, PeerEnd>>,
     sessions: Mutex<BTreeMap<SessionId, PublicKey>>,
     draining: AtomicBool,
 }
@@ -51,12 +54,25 @@ pub(super) struct Hub {
 impl Hub {
     /// Starts the workers and gives each its peers and their listeners. To be called on the thread that is to be the
     /// first worker's.
-    pub(super) async fn start(config: &config::Server, edges: Vec<Edges>) -> anyhow::Result<Arc<Self>> {
-        let limits = worker::Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
+    pub(super) async fn start(
+        config: &config::Server,
+        edges: Vec<Edges>,
+        mut packets: Option<&mut Packets>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let peers = config.peers.iter().enumerate();
+        let ends = peers.filter_map(|(number, peer)| Some((peer.public_key, packets.as_mut()?.end(number)?))).collect();
+        let limits = worker::Limits {
+            performance: config.performance.clone(),
+            liveness: config.liveness.clone(),
+            exit: config.exit.clone(),
+            udp: config.udp.clone(),
+            egress: config.max_rate.map(Egress::shared),
+        };
         let hub = Arc::new(Self {
             table: RwLock::default(),
             workers_max: config.workers.max(1),
             limits,
+            ends: Mutex::new(ends),
             sessions: Mutex::default(),
             draining: AtomicBool::new(false),
         });
@@ -79,7 +95,8 @@ impl Hub {
         };
         let worker = self.table().workers[known.worker].clone();
         let (done, finished) = oneshot::channel();
-        let command = Command::Peer { index: known.index, config: Box::new(config.clone()), edges, done };
+        let end = self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(&config.public_key);
+        let command = Command::Peer { index: known.index, config: Box::new(config.clone()), edges, end, done };
         let gone = || anyhow::anyhow!("the thread of peer {} is gone", config.name);
         worker.send(command).await.map_err(|_| gone())?;
         let psk = config.psk.clone();
@@ -162,6 +179,7 @@ impl Hub {
             {
                 status.sessions.extend(part.sessions);
                 status.listeners.extend(part.listeners);
+                status.peers.extend(part.peers);
             }
         }
     }

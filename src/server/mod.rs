@@ -22,8 +22,12 @@ use tokio::task::LocalSet;
 use crate::admin::protocol::{Answer, Request};
 use crate::admin::{self, Status};
 use crate::config;
+use crate::host::Journal;
 use crate::runtime::clock;
-use crate::site::{self, Daemon, Edges, Sockets, notify, params};
+use crate::site::{self, Daemon, Edges, Packets, Sockets, journal, notify, packets, params};
+use crate::transport::TransportKind;
+use crate::tun::Masquerade;
+use crate::wire::packet::prefix::Prefix;
 
 use accept::{Acceptor, Bound};
 use hub::Hub;
@@ -40,6 +44,9 @@ pub struct Server {
     sockets: Sockets,
     bound: Vec<Bound>,
     edges: Vec<Edges>,
+    masquerade: Option<Masquerade>,
+    /// Where the rules of raw links are written down.
+    journal: Option<Journal>,
     status: Option<admin::Socket>,
 }
 
@@ -66,7 +73,10 @@ impl Server {
         let edges = reload::edges(&config.peers, &mut sockets)?;
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;
-        Ok(Self { config, daemon, sockets, bound, edges, status })
+        let masquerade = packets::masquerade(config.tun.as_ref(), &networks(&config))?;
+        let has_raw = config.listens.iter().any(|listen| listen.transport == TransportKind::Raw);
+        let journal = has_raw.then(|| journal::open(&config.process)).flatten();
+        Ok(Self { config, daemon, sockets, bound, edges, masquerade, journal, status })
     }
 
     /// Addresses that links may be dialled to, in the order of the configuration.
@@ -93,23 +103,43 @@ impl Server {
     /// # Errors
     /// What keeps the server from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, daemon, sockets, bound, edges, status } = self;
+        let Self { config, daemon, sockets, bound, edges, masquerade, journal, status } = self;
         let started = clock::now();
-        let hub = Hub::start(&config, edges).await?;
+        let mut packets = match &config.tun {
+            Some(tun) => {
+                let workers = config.performance.packet_workers;
+                Some(Packets::open(tun, &networks(&config), workers, masquerade).await?)
+            }
+            None => None,
+        };
+        let hub = Hub::start(&config, edges, packets.as_mut()).await?;
+        if let Some(packets) = &mut packets {
+            packets.serve()?;
+        }
+        let packets = Rc::new(packets);
         let acceptor = Rc::new(Acceptor::new(&config, Arc::clone(&hub))?);
         let certificates = bound.iter().map(Bound::certificates).collect();
-        let bound = accept::open_raw(bound, &params::raw(&config.raw, &config.performance)).await?;
+        let options = params::raw(&config.raw, &config.performance);
+        let bound = accept::open_raw(bound, &options, journal.as_ref()).await?;
         let accepting: Vec<_> = bound.into_iter().map(|bound| acceptor.serve(bound)).collect();
         let name = config.site.name.clone();
         let up = format!("site {name}, {} peers", config.peers.len());
         let reloader = Rc::new(Reloader::new(config, daemon, sockets, certificates, Arc::clone(&hub)));
         let status = status.map(|socket| {
             let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
+            let acceptor = Rc::clone(&acceptor);
+            let packets = Rc::clone(&packets);
             socket.serve(Rc::new(move |request| {
                 let (hub, reloader, name) = (Arc::clone(&hub), Rc::clone(&reloader), name.clone());
+                let acceptor = Rc::clone(&acceptor);
+                let packets = Rc::clone(&packets);
                 Box::pin(async move {
                     match request {
-                        Request::Status => Answer::Status(Box::new(told(&hub, &name, started).await)),
+                        Request::Status => {
+                            let mut status = told(&hub, &acceptor, &name, started).await;
+                            status.tun = packets.as_ref().as_ref().map(Packets::status);
+                            Answer::Status(Box::new(status))
+                        }
                         Request::Reload => reloader.reload().await,
                     }
                 })
@@ -136,9 +166,15 @@ impl Server {
     }
 }
 
-async fn told(hub: &Hub, name: &str, started: Instant) -> Status {
+/// Names of the peers, and the networks behind them.
+fn networks(config: &config::Server) -> Vec<(String, Vec<Prefix>)> {
+    config.peers.iter().map(|peer| (peer.name.clone(), peer.tun.clone())).collect()
+}
+
+async fn told(hub: &Hub, acceptor: &Acceptor, name: &str, started: Instant) -> Status {
     let uptime = clock::now().saturating_duration_since(started);
     let mut status = Status::head(name, "server", uptime);
+    status.listeners = acceptor.status();
     hub.fill_status(&mut status).await;
     status.sum()
 }

@@ -79,8 +79,9 @@ impl Reloader {
 
     async fn apply(&self) -> anyhow::Result<Reloaded> {
         let daemon = self.daemon.as_ref().context("this site was not started from a file")?;
-        let (next, image) = config::read_server(daemon.file())?;
+        let (mut next, image) = config::read_server(daemon.file())?;
         let old = self.config.borrow().clone();
+        let packets = keep_networks(&old, &mut next);
         // All that can fail comes first.
         let (sockets, edges) = {
             let held = self.sockets.borrow();
@@ -92,7 +93,7 @@ impl Reloader {
         for (_, certificate) in &shown {
             Certificates::load(accept::source(certificate)).context("certificate")?;
         }
-        let mut done = Reloaded::default();
+        let mut done = Reloaded { restart: packets, ..Reloaded::default() };
         for (held, certificate) in shown {
             let source = accept::source(certificate);
             let moved = held.source() != source;
@@ -165,9 +166,23 @@ impl Reloader {
     }
 }
 
+/// Leaves the networks of peers as they were, as routes were made of them; tells whose would be others.
+fn keep_networks(old: &config::Server, next: &mut config::Server) -> Vec<String> {
+    let mut kept = Vec::new();
+    for peer in &mut next.peers {
+        let before = old.peers.iter().find(|one| one.public_key == peer.public_key && one.name == peer.name);
+        let before = before.map_or_else(Vec::new, |one| one.tun.clone());
+        if before != peer.tun {
+            kept.push(format!("peer {}: tun", peer.name));
+            peer.tun = before;
+        }
+    }
+    kept
+}
+
 /// Gathers the listeners of each peer.
 pub(super) fn edges(peers: &[Peer], sockets: &mut Gathering<'_>) -> anyhow::Result<Vec<Edges>> {
-    peers.iter().map(|peer| Edges::bind(&peer.forwards, peer.socks5.as_ref(), sockets)).collect()
+    peers.iter().map(|peer| Edges::bind(&peer.forwards, &peer.socks5, sockets)).collect()
 }
 
 /// What is different about a peer, a sentence each. Keys are compared, never shown.
@@ -175,6 +190,7 @@ fn differences(old: &Peer, new: &Peer) -> Vec<String> {
     let differs = [
         (old.allow != new.allow, "allow"),
         (old.max_streams != new.max_streams, "max_streams"),
+        (old.max_rate != new.max_rate, "max_rate"),
         (old.psk != new.psk, "psk_file (for links to come)"),
         (old.forwards != new.forwards, "its [[forward]]"),
         (old.socks5 != new.socks5, "its [socks5]"),

@@ -10,22 +10,23 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::admin::status::{ListenerStatus, SessionStatus};
+use crate::admin::status::{ListenerStatus, PeerStatus, SessionStatus};
 use crate::config;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
-use crate::listeners::SessionSlot;
-use crate::runtime::shell::{LinkMeta, Shell};
+use crate::listeners::tun::Port;
+use crate::listeners::{self, Hub, SessionSlot};
+use crate::runtime::shell::{LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
-use crate::site::edges::{Dialling, Edges, Serving};
+use crate::sched::egress::SharedEgress;
+use crate::site::PeerEnd;
+use crate::site::edges::{self, Dialling, Edges, Serving};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport;
 use crate::transport::auth::Admitted;
 use crate::wire::code::Code;
-
-use super::hub::Hub;
 
 /// How often shutdown looks whether all streams have ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
@@ -40,6 +41,7 @@ pub(super) enum Command {
         index: usize,
         config: Box<config::Peer>,
         edges: Edges,
+        end: Option<PeerEnd>,
         done: oneshot::Sender<anyhow::Result<()>>,
     },
     /// A peer that may come no more.
@@ -60,6 +62,7 @@ pub(super) enum Command {
 pub(super) struct Part {
     pub(super) sessions: Vec<SessionStatus>,
     pub(super) listeners: Vec<ListenerStatus>,
+    pub(super) peers: Vec<PeerStatus>,
 }
 
 /// What the sessions of all peers have in common.
@@ -67,6 +70,10 @@ pub(super) struct Part {
 pub(super) struct Limits {
     pub(super) performance: config::Performance,
     pub(super) liveness: config::Liveness,
+    pub(super) exit: config::Exit,
+    pub(super) udp: config::Udp,
+    /// The line that all peers share, if it is the narrow place.
+    pub(super) egress: Option<SharedEgress>,
 }
 
 /// Starts a worker: number 0 on the calling thread, the others on their own.
@@ -74,7 +81,7 @@ pub(super) fn start(
     number: usize,
     limits: Limits,
     inbox: mpsc::Receiver<Command>,
-    hub: Arc<Hub>,
+    hub: Arc<super::hub::Hub>,
 ) -> anyhow::Result<()> {
     if number == 0 {
         spawn_local(Worker::new(limits, hub, false).run(inbox));
@@ -99,6 +106,8 @@ pub(super) fn start(
 struct PeerState {
     config: RefCell<config::Peer>,
     slot: SessionSlot,
+    hub: Rc<Hub>,
+    port: Option<Rc<Port>>,
     serving: RefCell<Serving>,
     dialling: Dialling,
     sessions: RefCell<BTreeMap<SessionId, Rc<Shell>>>,
@@ -107,14 +116,14 @@ struct PeerState {
 struct Worker {
     peers: RefCell<BTreeMap<usize, Rc<PeerState>>>,
     limits: Limits,
-    hub: Arc<Hub>,
+    hub: Arc<super::hub::Hub>,
     reporter: Rc<Reporter>,
     /// Links come from another thread's runtime.
     foreign: bool,
 }
 
 impl Worker {
-    fn new(limits: Limits, hub: Arc<Hub>, foreign: bool) -> Self {
+    fn new(limits: Limits, hub: Arc<super::hub::Hub>, foreign: bool) -> Self {
         Self { peers: RefCell::default(), limits, hub, reporter: Rc::default(), foreign }
     }
 
@@ -146,9 +155,9 @@ impl Worker {
     /// Does what can be done at once; gives back a shutdown, which cannot.
     fn obey(&self, command: Command) -> Option<(Duration, oneshot::Sender<()>)> {
         match command {
-            Command::Peer { index, config, edges, done } => {
+            Command::Peer { index, config, edges, end, done } => {
                 // Whoever asked may have left.
-                let _left = done.send(self.put(index, *config, edges));
+                let _left = done.send(self.put(index, *config, edges, end));
             }
             Command::Remove { index } => self.remove(index),
             Command::Link { peer, admitted } => self.link(peer, *admitted),
@@ -161,15 +170,23 @@ impl Worker {
         None
     }
 
-    fn put(&self, index: usize, config: config::Peer, edges: Edges) -> anyhow::Result<()> {
+    fn put(&self, index: usize, config: config::Peer, edges: Edges, end: Option<PeerEnd>) -> anyhow::Result<()> {
         let known = self.peers.borrow().get(&index).cloned();
         let Some(peer) = known else {
             let (slot, mut serving) = (SessionSlot::default(), Serving::default());
-            serving.replace(edges, &slot)?;
+            let flows = edges::hub(Side::Server, &slot, &self.limits.udp);
+            serving.replace(edges, &slot, &flows)?;
+            let port = end.and_then(|end| {
+                let port = Rc::new(Port::new(&end.plane, end.number)?);
+                spawn_local(listeners::tun::forward(end.inbox, slot.clone(), port.counters()));
+                Some(port)
+            });
             let state = PeerState {
-                dialling: Dialling::new(config.allow.clone()),
+                port,
+                dialling: Dialling::new(config.allow.clone(), self.limits.exit.clone(), &self.limits.udp),
                 config: RefCell::new(config),
                 slot,
+                hub: flows,
                 serving: RefCell::new(serving),
                 sessions: RefCell::default(),
             };
@@ -183,7 +200,7 @@ impl Worker {
             peer.sessions.borrow().values().for_each(|shell| shell.set_max_streams(config.max_streams as usize));
         }
         peer.config.replace(config);
-        peer.serving.borrow_mut().replace(edges, &peer.slot)
+        peer.serving.borrow_mut().replace(edges, &peer.slot, &peer.hub)
     }
 
     fn remove(&self, index: usize) {
@@ -214,6 +231,7 @@ impl Worker {
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank: 0,
+            limit: admitted.limit,
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
             tracing::info!(peer = name, error, "link not taken");
@@ -225,18 +243,26 @@ impl Worker {
         for old in peer.sessions.borrow().values().filter(|old| !old.is_connected()) {
             old.close(Code::SessionLost, "the site has begun a new session");
         }
-        let (name, max_streams) = {
+        let (name, max_streams, max_rate) = {
             let config = peer.config.borrow();
-            (config.name.clone(), config.max_streams)
+            (config.name.clone(), config.max_streams, config.max_rate)
         };
-        let params = params::engine(&self.limits.performance, max_streams, &self.limits.liveness);
+        let params = engine::Params {
+            max_rate,
+            egress: self.limits.egress.clone(),
+            ..params::engine(&self.limits.performance, max_streams, &self.limits.liveness)
+        };
         let engine = Engine::new(Side::Server, params, random::seed(), clock::now());
         let shell = Shell::new(admitted.session, name.clone(), engine);
         shell.grant(admitted.windows.stream, admitted.windows.session);
+        if let Some(port) = &peer.port {
+            shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
+        }
         tracing::info!(session = %admitted.session, peer = name, "session begins");
         peer.sessions.borrow_mut().insert(admitted.session, Rc::clone(&shell));
         peer.slot.set(SessionRef::of(&shell));
         let dialling = peer.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Server, &peer.hub);
         let (peer, hub, driven) = (Rc::clone(peer), Arc::clone(&self.hub), Rc::clone(&shell));
         spawn_local(async move {
             let end = driver::run(Rc::clone(&driven), |incoming| dialling.connect(incoming)).await;
@@ -256,16 +282,22 @@ impl Worker {
     fn tell(&self, answer: oneshot::Sender<Part>) {
         let mut shells = Vec::new();
         let mut listeners = Vec::new();
+        let mut peers = Vec::new();
         for peer in self.peers.borrow().values() {
-            shells.extend(peer.sessions.borrow().values().cloned());
-            let name = &peer.config.borrow().name;
-            listeners.extend(peer.serving.borrow().served().map(|served| report::listener(served, Some(name))));
+            let own: Vec<_> = peer.sessions.borrow().values().cloned().collect();
+            let config = peer.config.borrow();
+            let name = &config.name;
+            let served: Vec<_> =
+                peer.serving.borrow().served().map(|served| report::listener(served, Some(name))).collect();
+            peers.push(report::peer(name, config.max_streams, &own, peer.dialling.counters(), &served));
+            listeners.extend(served);
+            shells.extend(own);
         }
         let reporter = Rc::clone(&self.reporter);
         spawn_local(async move {
             let sessions = reporter.sessions(&shells).await;
             // Whoever asked may have left.
-            let _left = answer.send(Part { sessions, listeners });
+            let _left = answer.send(Part { sessions, listeners, peers });
         });
     }
 

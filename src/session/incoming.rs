@@ -57,7 +57,12 @@ impl Session {
                 self.events.push_back(Event::Closed { code, reason });
                 Ok(())
             }
-            Frame::Ping { .. } | Frame::Pong { .. } => Ok(()),
+            Frame::Ping { .. }
+            | Frame::Pong { .. }
+            | Frame::Datagram(_)
+            | Frame::Part(_)
+            | Frame::Stamp(_)
+            | Frame::Report(_) => Ok(()),
         }
     }
 

@@ -38,6 +38,10 @@ const DOUBT_AT_MOST: Duration = Duration::from_secs(2);
 /// What deviation may add to a round trip before silence is suspicious: the round trip again, or this if it is longer. A
 /// link whose queue comes and goes would otherwise be waited for for many seconds.
 const DOUBT_MIN: Duration = Duration::from_millis(500);
+/// A ping unanswered for this long (or three times what makes silence suspicious, if that is longer) makes a link suspect
+/// whatever arrives: we are heard no more. A path may fail in one direction only, and the peer's pings alone would make
+/// it look well for ever.
+const UNHEARD_AFTER: Duration = Duration::from_secs(6);
 /// Open pings that are remembered.
 const OPEN_MAX: usize = 64;
 /// Before the first measurement (RFC 6298 §2.1).
@@ -110,6 +114,10 @@ impl Liveness {
         self.last_rx = now;
         // A ping that is due and not yet taken by the transport goes on waiting, or nobody would ever miss its answer.
         self.waiting = self.ping_due.then_some(now);
+        if self.unheard_at().is_some_and(|at| at <= now) {
+            self.trusted_from = self.next_id;
+            return false;
+        }
         let forgiven = self.suspect.take().is_some();
         if forgiven {
             self.next_ping = now;
@@ -215,11 +223,19 @@ impl Liveness {
         (rtt + doubt).max(self.params.suspect_min).min(self.params.ping_timeout)
     }
 
-    /// When the link becomes suspect if nothing arrives: the oldest open ping is overdue, and arrivals have stopped.
+    /// When the link becomes suspect if nothing arrives: the oldest open ping is overdue, and arrivals have stopped; or the
+    /// ping is overdue by so much that arrivals do not matter.
     fn suspect_at(&self) -> Option<Instant> {
         let asked = self.open.front().map(|(_, at)| *at).or(self.waiting)?;
         let quiet = self.params.suspect_min.max(self.busy_interval() * 2);
-        Some((asked + self.suspect_after()).max(self.last_rx + quiet))
+        let silent = (asked + self.suspect_after()).max(self.last_rx + quiet);
+        Some(self.unheard_at().map_or(silent, |at| at.min(silent)))
+    }
+
+    /// When it is clear that the peer does not hear us, if it does not answer.
+    fn unheard_at(&self) -> Option<Instant> {
+        let patience = (self.suspect_after() * 3).max(UNHEARD_AFTER).min(self.params.ping_timeout);
+        self.open.front().map(|(_, at)| *at + patience)
     }
 
     /// What the passing of time says.
@@ -333,6 +349,27 @@ mod tests {
         assert!(live.on_rx(now + MS));
         assert_eq!(live.suspect_since(), None);
         assert!(!live.on_rx(now + 2 * MS), "forgiven once");
+    }
+
+    #[test]
+    fn a_link_that_hears_and_is_not_heard_is_suspect_until_it_is_answered() {
+        let (mut live, start) = settled(100 * MS);
+        live.on_data_sent(start);
+        let (mut now, mut asked, mut suspect) = (start, None, None);
+        while now < start + Duration::from_secs(20) {
+            // the peer's own pings and data arrive all the time
+            now += 200 * MS;
+            live.on_rx(now);
+            live.on_data_sent(now);
+            if live.handle_timeout(now) == Verdict::Suspect {
+                assert_eq!(suspect.replace(now - start), None, "arrivals do not forgive it");
+            }
+            asked = live.poll_ping(now).or(asked);
+        }
+        assert!(suspect > Some(UNHEARD_AFTER) && suspect < Some(UNHEARD_AFTER * 2), "{suspect:?}");
+        let (id, clock) = asked.expect("a suspect link is asked");
+        live.on_pong(id, clock, now);
+        assert!(live.on_rx(now), "an answer forgives");
     }
 
     #[test]

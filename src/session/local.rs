@@ -12,7 +12,7 @@ use crate::wire::target::Target;
 use super::recv::RecvHalf;
 use super::send::SendHalf;
 use super::stream::{Due, Life, Opening, Stream};
-use super::{ROOM_MIN, Session, UNSENT_SHARE};
+use super::{Session, UNSENT_SHARE, room_min};
 
 impl Session {
     /// Takes at most `max` streams at once in each direction from here on; those that live stay.
@@ -112,8 +112,9 @@ impl Session {
             return Err((code, "the far end reads no more".into()));
         }
         let unsent = stream.send.unsent();
-        let mut room = self.unsent_share().saturating_sub(unsent);
-        if room < ROOM_MIN && unsent > 0 {
+        let share = self.unsent_share();
+        let mut room = share.saturating_sub(unsent);
+        if room < room_min(share) && unsent > 0 {
             room = 0;
         }
         let over_budget = self.retained >= self.params.send_budget && stream.send.retained() >= *UNSENT_SHARE.start();

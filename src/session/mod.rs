@@ -90,6 +90,12 @@ pub enum Violation {
     /// Data for a stream that was never opened.
     #[error("frame for a stream that was never opened")]
     NeverOpened,
+    /// A flow of datagrams with a number that the peer may not use.
+    #[error("flow number of the wrong side")]
+    FlowNumber,
+    /// Parts that make up something else than a datagram.
+    #[error("parts of what is no datagram")]
+    Parts,
 }
 
 /// What the local side should know.
@@ -181,13 +187,19 @@ const LOOSE_MAX: usize = 4096;
 const TOMBS_MAX: usize = 4096;
 /// A stream's share of the unsent budget, in bytes: enough to keep a fast link busy, and never less than a small write.
 const UNSENT_SHARE: std::ops::RangeInclusive<u64> = 4 * 1024..=256 * 1024;
-/// Room below this is not offered while something is queued, against many tiny reads.
-const ROOM_MIN: u64 = 4 * 1024;
+/// Room below a quarter of a stream's share is not offered while something is queued, nor below the first of these, and
+/// always from the second on, which is what one read takes: against many small reads.
+const ROOM_MIN: std::ops::RangeInclusive<u64> = 4 * 1024..=64 * 1024;
 
 /// A stream that sent this much without a pause carries bulk (a large web page does not).
 const BULK_AFTER: u64 = 512 * 1024;
 /// What counts as a pause.
 const BULK_PAUSE: Duration = Duration::from_millis(500);
+
+/// Room that is worth telling of, in a queue of `share` bytes that is not empty.
+fn room_min(share: u64) -> u64 {
+    (share / 4).clamp(*ROOM_MIN.start(), *ROOM_MIN.end())
+}
 
 impl Session {
     /// A session with no streams yet.
@@ -275,7 +287,7 @@ impl Session {
         let share = self.unsent_share();
         let budget_left = self.retained < self.params.send_budget;
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if !stream.starved || stream.send.unsent() + ROOM_MIN > share.max(ROOM_MIN) {
+        if !stream.starved || stream.send.unsent() > 0 && stream.send.unsent() + room_min(share) > share {
             return;
         }
         if budget_left || stream.send.retained() < *UNSENT_SHARE.start() {

@@ -1,8 +1,8 @@
-//! The local edges of a site: listeners whose connections the other site dials, and the dialling of what the other site
-//! asks for.
+//! The local edges of a site: listeners whose connections and datagrams the other site dials, and the dialling of what
+//! the other site asks for.
 
 use std::cell::RefCell;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,10 +10,15 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{AbortHandle, spawn_local};
 
-use crate::config::{Forward, Socks5};
-use crate::connectors::{self, AllowList, Connector, DialParams};
-use crate::listeners::{self, Counters, SessionSlot};
-use crate::runtime::stream::IncomingStream;
+use crate::config::{Exit, Forward, Protocols, Socks5, Udp};
+use crate::connectors::{self, AllowList, Connector, DialParams, Dialler, System, allow};
+use crate::ids::Side;
+use crate::listeners::socks5::{Limits, Proxy};
+use crate::listeners::{self, Counters, Hub, SessionSlot};
+use crate::runtime::edge::{FlowParams, UdpPort, udp};
+use crate::runtime::shell::{DatagramSink, Shell};
+use crate::runtime::stream::{IncomingStream, SessionRef};
+use crate::wire::datagram::Datagram;
 use crate::wire::frame::Class;
 
 use super::sockets::Gathering;
@@ -25,10 +30,17 @@ const BACKLOG: i32 = 4096;
 /// Bound listeners, not yet served.
 #[derive(Debug)]
 pub struct Edges {
-    entries: Vec<(TcpListener, Rule)>,
+    entries: Vec<(Bound, Rule)>,
 }
 
-/// What is done with the connections of a listener.
+#[derive(Debug)]
+struct Bound {
+    listen: SocketAddr,
+    tcp: Option<TcpListener>,
+    udp: Option<UdpSocket>,
+}
+
+/// What is done with the connections and datagrams of a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Rule {
     Forward(Forward),
@@ -38,7 +50,7 @@ enum Rule {
 /// A listener that is served.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// `forward` or `socks5`.
+    /// `forward`, `udp` or `socks5`.
     pub kind: &'static str,
     /// Where it listens.
     pub listen: SocketAddr,
@@ -52,13 +64,15 @@ pub struct Served {
 #[derive(Debug, Default)]
 pub struct Serving {
     entries: Vec<Entry>,
+    sweeper: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    listen: SocketAddr,
     rule: Rule,
-    served: Served,
-    task: AbortHandle,
+    served: Vec<Served>,
+    tasks: Vec<AbortHandle>,
 }
 
 impl Edges {
@@ -66,73 +80,119 @@ impl Edges {
     ///
     /// # Errors
     /// Names the address that cannot be bound.
-    pub fn bind(forwards: &[Forward], socks5: Option<&Socks5>, sockets: &mut Gathering<'_>) -> anyhow::Result<Self> {
+    pub fn bind(forwards: &[Forward], socks5: &[Socks5], sockets: &mut Gathering<'_>) -> anyhow::Result<Self> {
         let mut entries = Vec::new();
         for forward in forwards {
-            entries.push((sockets.tcp(forward.listen)?, Rule::Forward(forward.clone())));
+            entries.push((bind_forward(forward, sockets)?, Rule::Forward(forward.clone())));
         }
-        if let Some(socks5) = socks5 {
-            entries.push((sockets.tcp(socks5.listen)?, Rule::Socks5(socks5.clone())));
+        for proxy in socks5 {
+            let tcp = sockets.tcp(proxy.listen)?;
+            let bound = Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: None };
+            entries.push((bound, Rule::Socks5(proxy.clone())));
         }
         Ok(Self { entries })
     }
 
-    /// Where they listen: forwards in their order, then SOCKS5.
+    /// Where they listen: forwards in their order, then proxies.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.entries.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
+        self.entries.iter().map(|(bound, _)| bound.listen).collect()
     }
 }
 
 impl Serving {
-    /// Serves `edges` on this thread with whatever session is in `slot`, in place of what was served. A listener that is
-    /// there already, with the same rule, is left alone; one with another rule gets the new one for its next connection.
-    /// Connections that were accepted are not touched.
+    /// Serves `edges` on this thread with whatever session is in `slot`, and datagrams through `hub`, in place of what
+    /// was served. A listener that is there already, with the same rule, is left alone; one with another rule gets the
+    /// new one for its next connection. Connections that were accepted are not touched.
     ///
     /// # Errors
     /// The runtime does not take a listener.
-    pub fn replace(&mut self, edges: Edges, slot: &SessionSlot) -> anyhow::Result<()> {
+    pub fn replace(&mut self, edges: Edges, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow::Result<()> {
+        self.sweeper.get_or_insert_with(|| spawn_local(Rc::clone(hub).sweep()).abort_handle());
         let mut old = std::mem::take(&mut self.entries);
-        for (listener, rule) in edges.entries {
-            let listen = listener.local_addr()?;
-            let known = old.iter().position(|entry| entry.served.listen == listen && entry.rule == rule);
+        for (bound, rule) in edges.entries {
+            let known = old.iter().position(|entry| entry.listen == bound.listen && entry.rule == rule);
             let entry = match known {
                 Some(index) => old.swap_remove(index),
-                None => start(listener, listen, rule, slot)?,
+                None => start(bound, rule, slot, hub)?,
             };
             self.entries.push(entry);
         }
-        old.iter().for_each(|entry| entry.task.abort());
+        old.iter().flat_map(|entry| &entry.tasks).for_each(AbortHandle::abort);
         Ok(())
     }
 
     /// What is served, with its counters.
     pub fn served(&self) -> impl Iterator<Item = &Served> {
-        self.entries.iter().map(|entry| &entry.served)
+        self.entries.iter().flat_map(|entry| &entry.served)
     }
 
     /// Accepts nothing more.
     pub fn stop(&self) {
-        self.entries.iter().for_each(|entry| entry.task.abort());
+        self.entries.iter().flat_map(|entry| &entry.tasks).for_each(AbortHandle::abort);
     }
 }
 
-fn start(listener: TcpListener, listen: SocketAddr, rule: Rule, slot: &SessionSlot) -> anyhow::Result<Entry> {
-    let counters = Arc::new(Counters::default());
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let (opener, counted) = (slot.clone(), Arc::clone(&counters));
-    let (kind, target, task) = match &rule {
+fn start(bound: Bound, rule: Rule, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow::Result<Entry> {
+    let Bound { listen, tcp, udp } = bound;
+    let (mut served, mut tasks) = (Vec::new(), Vec::new());
+    match &rule {
         Rule::Forward(forward) => {
-            let served = listeners::tcp::Forward { target: forward.to.clone(), class: forward.class };
-            let task = spawn_local(listeners::tcp::serve(listener, served, opener, counted));
-            ("forward", Some(forward.to.to_string()), task.abort_handle())
+            let target = Some(forward.to.to_string());
+            let carried = listeners::tcp::Forward {
+                target: forward.to.clone(),
+                class: forward.class,
+                tell: forward.tell,
+                proxies: forward.proxies.clone(),
+            };
+            if let Some(listener) = tcp {
+                let counters = Arc::new(Counters::default());
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let serving = listeners::tcp::serve(listener, carried.clone(), slot.clone(), Arc::clone(&counters));
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "forward", listen, target: target.clone(), counters });
+            }
+            if let Some(socket) = udp {
+                let counters = Arc::new(Counters::default());
+                let port = UdpPort::new(socket)?;
+                let serving = listeners::udp::forward::serve(port, carried, Rc::clone(hub), Arc::clone(&counters));
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "udp", listen, target, counters });
+            }
         }
-        Rule::Socks5(_) => {
-            let limits = listeners::socks5::Limits::default();
-            let task = spawn_local(listeners::socks5::serve(listener, Class::BestEffort, limits, opener, counted));
-            ("socks5", None, task.abort_handle())
+        Rule::Socks5(socks5) => {
+            if let Some(listener) = tcp {
+                let counters = Arc::new(Counters::default());
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let proxy = Proxy {
+                    class: Class::BestEffort,
+                    limits: Limits::default(),
+                    users: socks5.users.clone(),
+                    hub: Some(Rc::clone(hub)),
+                };
+                let serving = listeners::socks5::serve(listener, proxy, slot.clone(), Arc::clone(&counters));
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "socks5", listen, target: None, counters });
+            }
         }
-    };
-    Ok(Entry { rule, served: Served { kind, listen, target, counters }, task })
+    }
+    Ok(Entry { listen, rule, served, tasks })
+}
+
+fn bind_forward(forward: &Forward, sockets: &mut Gathering<'_>) -> anyhow::Result<Bound> {
+    match forward.protocols {
+        Protocols::Tcp => {
+            let tcp = sockets.tcp(forward.listen)?;
+            Ok(Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: None })
+        }
+        Protocols::Udp => {
+            let udp = sockets.udp(forward.listen)?;
+            Ok(Bound { listen: udp.local_addr()?, tcp: None, udp: Some(udp) })
+        }
+        Protocols::Both => {
+            let (tcp, udp) = sockets.both(forward.listen)?;
+            Ok(Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: Some(udp) })
+        }
+    }
 }
 
 /// A listening socket with a deep backlog.
@@ -151,25 +211,41 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address}"))
 }
 
-/// What is done with streams that one other site asks this one to connect. Clones share everything.
+/// A socket for the datagrams of a forward.
+pub(super) fn bind_udp(address: SocketAddr) -> anyhow::Result<UdpSocket> {
+    udp::bind(address).with_context(|| format!("cannot listen on {address} (UDP)"))
+}
+
+/// What is done with streams and datagrams that one other site asks this one to connect. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Dialling {
     connector: Rc<RefCell<Rc<Connector>>>,
+    exit: Rc<Exit>,
     counters: Arc<connectors::Counters>,
+    /// For datagrams.
+    allow: Rc<RefCell<AllowList>>,
+    flows: FlowParams,
 }
 
 impl Dialling {
     /// Dials what `allow` permits.
-    pub fn new(allow: AllowList) -> Self {
+    pub fn new(allow: AllowList, exit: Exit, udp: &Udp) -> Self {
         let counters = Arc::new(connectors::Counters::default());
-        let connector = Connector::new(allow, DialParams::default(), Arc::clone(&counters));
-        Self { connector: Rc::new(RefCell::new(Rc::new(connector))), counters }
+        let datagrams = allow.only(allow::Protocol::Udp);
+        let connector = connector(&allow, &exit, &counters);
+        Self {
+            connector: Rc::new(RefCell::new(connector)),
+            exit: Rc::new(exit),
+            counters,
+            allow: Rc::new(RefCell::new(datagrams)),
+            flows: flow_params(udp),
+        }
     }
 
-    /// Dials what `allow` permits from here on; streams that are connected stay.
+    /// Dials what `allow` permits from here on; streams and flows that are connected stay.
     pub fn replace(&self, allow: AllowList) {
-        let connector = Connector::new(allow, DialParams::default(), Arc::clone(&self.counters));
-        *self.connector.borrow_mut() = Rc::new(connector);
+        *self.connector.borrow_mut() = connector(&allow, &self.exit, &self.counters);
+        *self.allow.borrow_mut() = allow.only(allow::Protocol::Udp);
     }
 
     /// Connects one stream, in a task of its own.
@@ -178,8 +254,49 @@ impl Dialling {
         spawn_local(connector.serve(incoming));
     }
 
+    /// Has the datagrams of a session taken: answers by `hub`, and what the other site asks for by a dialler of its own.
+    pub fn take_datagrams(&self, shell: &Shell, side: Side, hub: &Rc<Hub>) {
+        let dialler = Dialler::new(Rc::clone(&self.allow), self.flows, Arc::clone(&self.counters));
+        shell.set_sink(Rc::new(Sink { side, hub: Rc::clone(hub), dialler }));
+    }
+
     /// What has been asked for.
     pub fn counters(&self) -> &connectors::Counters {
         &self.counters
+    }
+}
+
+fn connector(allow: &AllowList, exit: &Exit, counters: &Arc<connectors::Counters>) -> Rc<Connector> {
+    let (net, allow) = (System::through(exit.via.clone()), allow.only(allow::Protocol::Tcp));
+    let connector = Connector::with_net(net, allow, DialParams::default(), Arc::clone(counters));
+    Rc::new(connector.with_limits(exit.pool, exit.breaker))
+}
+
+/// The flows that this side begins on the sessions of `slot`.
+pub fn hub(side: Side, slot: &SessionSlot, udp: &Udp) -> Rc<Hub> {
+    Hub::new(side, slot.clone(), flow_params(udp))
+}
+
+fn flow_params(udp: &Udp) -> FlowParams {
+    FlowParams { idle: udp.idle_timeout, busy: udp.busy_timeout, max: udp.max_flows as usize }
+}
+
+/// Tells the datagrams of flows that were begun here from those that were begun there.
+#[derive(Debug)]
+struct Sink {
+    side: Side,
+    hub: Rc<Hub>,
+    dialler: Rc<Dialler>,
+}
+
+impl DatagramSink for Sink {
+    fn take(&self, session: &SessionRef, arrived: &mut Vec<Datagram>) {
+        let (ours, theirs): (Vec<_>, Vec<_>) = arrived.drain(..).partition(|d| d.flow().opener() == self.side);
+        if !ours.is_empty() {
+            self.hub.take(ours);
+        }
+        if !theirs.is_empty() {
+            self.dialler.take(session, theirs);
+        }
     }
 }

@@ -4,7 +4,8 @@ use crate::config;
 use crate::host::{Journal, journal};
 
 /// This process's journal, after what killed sites have left behind was undone. `None` when there is no directory for it.
-pub fn open() -> Option<Journal> {
+/// To be called before privileges are dropped; who drops them has the file from here on.
+pub fn open(process: &config::Process) -> Option<Journal> {
     let dir = config::journal_dir(&|name| std::env::var(name).ok())?;
     match journal::cleanup(&dir) {
         Ok(done) => {
@@ -19,5 +20,12 @@ pub fn open() -> Option<Journal> {
             tracing::warn!(%error, dir = %dir.display(), "cannot look for what killed sites have left behind")
         }
     }
-    Some(Journal::new(dir))
+    let journal = Journal::new(dir);
+    if process.user.is_some()
+        && let Err(error) = journal.begin()
+    {
+        tracing::warn!(%error, "no journal of changes can be kept");
+        return None;
+    }
+    Some(journal)
 }

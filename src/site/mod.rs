@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod edges;
 pub mod journal;
 pub mod notify;
+pub mod packets;
 pub mod params;
 pub mod privileges;
 pub mod report;
@@ -15,6 +16,7 @@ pub mod sockets;
 
 pub use daemon::Daemon;
 pub use edges::Edges;
+pub use packets::{Packets, PeerEnd};
 pub use sockets::Sockets;
 
 use anyhow::Context as _;

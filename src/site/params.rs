@@ -1,7 +1,10 @@
 //! From configuration to the bounds of a session.
 
+use std::num::NonZeroUsize;
+
 use crate::config::{self, Liveness, Performance};
 use crate::engine;
+use crate::sched;
 use crate::session::{self, liveness};
 use crate::transport::raw;
 use crate::wire::hello::Windows;
@@ -39,10 +42,17 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
             ..liveness::Params::default()
         },
         resume_timeout: times.resume_timeout,
+        datagrams: sched::datagrams::Params {
+            limit: (memory / 64).clamp(512 << 10, 8 << 20) as usize,
+            ..sched::datagrams::Params::default()
+        },
+        ..engine::Params::default()
     }
 }
 
-/// How raw links are made.
+/// How raw links are made. Without a number of packet workers there is one for each core.
 pub fn raw(raw: &config::Raw, performance: &Performance) -> raw::Options {
-    raw::Options { cycle: raw.flags.clone(), backend: raw.backend, workers: performance.packet_workers }
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = NonZeroUsize::new(performance.packet_workers).map_or_else(cores, NonZeroUsize::get);
+    raw::Options { cycle: raw.flags.clone(), backend: raw.backend, workers }
 }

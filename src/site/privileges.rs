@@ -14,7 +14,7 @@ use crate::config::Image;
 /// devices, routes and crafted packets are needed only where they are asked for.
 pub fn needed(image: &Image) -> Vec<Capability> {
     let mut needed = vec![Capability::CAP_NET_BIND_SERVICE];
-    if ["tun", "raw"].into_iter().any(|section| image.has(section)) {
+    if image.has("tun") || image.says("raw://") {
         needed.extend([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
     }
     needed
@@ -43,8 +43,12 @@ pub fn become_user(user: &User, keep: &[Capability]) -> anyhow::Result<()> {
     unistd::setresgid(user.gid, user.gid, user.gid).with_context(|| format!("cannot take the group of {name}"))?;
     unistd::setresuid(user.uid, user.uid, user.uid).with_context(|| format!("cannot become {name}"))?;
     caps::set(None, CapSet::Effective, &keep).context("capabilities")?;
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::default()).context("capabilities")?;
+    // Of programs that are started, `nft` alone, to take back the rules that it made.
+    let admin = Some(Capability::CAP_NET_ADMIN).filter(|one| keep.contains(one));
+    let passed: CapsHashSet = admin.into_iter().collect();
+    caps::set(None, CapSet::Inheritable, &passed).context("capabilities")?;
     caps::set(None, CapSet::Permitted, &keep).context("capabilities")?;
+    caps::set(None, CapSet::Ambient, &passed).context("capabilities")?;
     prctl::set_no_new_privs().context("capabilities")?;
     tracing::info!(user = user.name, uid = user.uid.as_raw(), "privileges dropped");
     Ok(())
@@ -65,6 +69,22 @@ pub fn find(name: &str) -> anyhow::Result<User> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_are_kept_for_what_the_file_asks_for() {
+        let net = [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+        let of = |text: &str| needed(&Image::of(text));
+        assert_eq!(of("[[uplink]]\nconnect = [\"quic://a\"]\n[raw]\nflags = [\"PA\"]\n"), net[..1]);
+        for text in [
+            "[tun]\naddress = [\"10.0.0.1/24\"]\n",
+            "[[listen]]\nurl = \"raw://0.0.0.0:9000\"\n",
+            "[[uplink]]\nconnect = [\"quic://a\", \"raw://a\"]\n",
+            "[[uplink]]\nconnect = [\"quic://a\", { url = \"raw://a\", verify = \"none\" }]\n",
+            "[[uplink]]\nconnect = [{ url = \"quic://a\", verify = \"none\" }, \"raw://a\"]\n",
+        ] {
+            assert_eq!(of(text), net, "{text}");
+        }
+    }
 
     #[test]
     fn users_are_found_by_name_and_number() {

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use crate::admin::Rates;
 use crate::admin::rates::WARM_UP;
-use crate::admin::status::{ListenerStatus, SessionStatus};
+use crate::admin::status::{ListenerStatus, PeerStatus, SessionStatus};
+use crate::connectors;
 use crate::ids::SessionId;
 use crate::runtime::clock;
 use crate::runtime::shell::Shell;
@@ -62,6 +63,32 @@ pub fn cipher(cipher: Cipher) -> &'static str {
     }
 }
 
+/// Tells of a peer: its sessions, what it asked for, and its listeners.
+pub fn peer(
+    name: &str,
+    max_streams: u32,
+    shells: &[Rc<Shell>],
+    asked: &connectors::Counters,
+    listeners: &[ListenerStatus],
+) -> PeerStatus {
+    let sum = |each: fn(&ListenerStatus) -> u64| listeners.iter().map(each).sum::<u64>();
+    PeerStatus {
+        name: name.to_owned(),
+        sessions: shells.len() as u64,
+        links: shells.iter().map(|shell| shell.link_count() as u64).sum(),
+        streams: shells.iter().map(|shell| shell.stream_count() as u64).sum(),
+        max_streams: max_streams.into(),
+        asked: asked.asked.get(),
+        dialled: asked.connected.get(),
+        ready: asked.ready.get(),
+        not_allowed: asked.not_allowed.get(),
+        failed: asked.failed.get(),
+        left_alone: asked.left_alone.get(),
+        bytes_sent: asked.traffic.outward.get() + sum(|one| one.bytes_sent),
+        bytes_received: asked.traffic.inward.get() + sum(|one| one.bytes_received),
+    }
+}
+
 /// Tells of a listener; `peer` dials what it accepts.
 pub fn listener(served: &Served, peer: Option<&str>) -> ListenerStatus {
     let counters = &served.counters;
@@ -74,6 +101,7 @@ pub fn listener(served: &Served, peer: Option<&str>) -> ListenerStatus {
         accepted: counters.accepted.get(),
         refused: counters.no_session.get() + counters.limited.get() + counters.refused.get(),
         reset: counters.reset_local.get() + counters.reset_remote.get(),
+        datagrams_dropped: counters.datagrams_dropped.get(),
         bytes_sent: counters.traffic.outward.get(),
         bytes_received: counters.traffic.inward.get(),
     }

@@ -18,11 +18,15 @@ use crate::transport::inherited::{self, Inherited};
 
 use super::edges;
 
+/// A port that the system chose for TCP is tried for UDP so often.
+const BOTH_TRIES: usize = 16;
+
 /// The sockets of one configuration.
 #[derive(Debug, Default)]
 pub struct Sockets {
     /// By the address that was asked for and its number among those that asked for the same one (port 0).
     tcp: BTreeMap<(SocketAddr, usize), TcpListener>,
+    udp: BTreeMap<(SocketAddr, usize), UdpSocket>,
     inherited: Rc<Vec<Inherited>>,
 }
 
@@ -32,6 +36,7 @@ pub struct Gathering<'a> {
     old: &'a Sockets,
     new: Sockets,
     asked: BTreeMap<SocketAddr, usize>,
+    asked_udp: BTreeMap<SocketAddr, usize>,
 }
 
 impl Sockets {
@@ -44,13 +49,13 @@ impl Sockets {
         for Inherited { address, tcp, .. } in &inherited {
             tracing::info!(%address, protocol = if *tcp { "tcp" } else { "udp" }, "socket from the service manager");
         }
-        Ok(Self { tcp: BTreeMap::new(), inherited: Rc::new(inherited) })
+        Ok(Self { inherited: Rc::new(inherited), ..Self::default() })
     }
 
     /// Starts the set that is to follow this one.
     pub fn next(&self) -> Gathering<'_> {
-        let new = Self { tcp: BTreeMap::new(), inherited: Rc::clone(&self.inherited) };
-        Gathering { old: self, new, asked: BTreeMap::new() }
+        let new = Self { inherited: Rc::clone(&self.inherited), ..Self::default() };
+        Gathering { old: self, new, asked: BTreeMap::new(), asked_udp: BTreeMap::new() }
     }
 }
 
@@ -71,6 +76,53 @@ impl Gathering<'_> {
         };
         self.new.tcp.insert(key, listener.try_clone()?);
         Ok(listener)
+    }
+
+    /// A socket for datagrams on `address`: the one that is there already, or a new one.
+    ///
+    /// # Errors
+    /// Names the address that cannot be bound.
+    pub fn udp(&mut self, address: SocketAddr) -> anyhow::Result<UdpSocket> {
+        self.udp_at(address, address)
+    }
+
+    /// A socket of each kind on the same port.
+    ///
+    /// # Errors
+    /// Names the address that cannot be bound.
+    pub fn both(&mut self, address: SocketAddr) -> anyhow::Result<(TcpListener, UdpSocket)> {
+        let mut tries = 0;
+        loop {
+            let tcp = self.tcp(address)?;
+            tries += 1;
+            match self.udp_at(address, tcp.local_addr()?) {
+                Ok(udp) => return Ok((tcp, udp)),
+                // A port that the system chose for one may be taken for the other.
+                Err(_) if address.port() == 0 && tries < BOTH_TRIES => self.give_back_tcp(address),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn give_back_tcp(&mut self, address: SocketAddr) {
+        if let Some(number) = self.asked.get_mut(&address) {
+            *number = number.saturating_sub(1);
+            self.new.tcp.remove(&(address, *number));
+        }
+    }
+
+    fn udp_at(&mut self, asked: SocketAddr, address: SocketAddr) -> anyhow::Result<UdpSocket> {
+        let key = (asked, self.asked_udp.get(&asked).copied().unwrap_or_default());
+        let held =
+            self.old.udp.get(&key).filter(|held| held.local_addr().is_ok_and(|at| asked == address || at == address));
+        let socket = match (held, self.passed_udp(address)?) {
+            (Some(held), _) => held.try_clone()?,
+            (None, Some(passed)) if key.1 == 0 => passed,
+            (None, _) => edges::bind_udp(address)?,
+        };
+        self.new.udp.insert(key, socket.try_clone()?);
+        *self.asked_udp.entry(asked).or_default() += 1;
+        Ok(socket)
     }
 
     /// The datagram socket on `address` that came with the process, if one did.
@@ -118,6 +170,26 @@ mod tests {
     }
 
     #[test]
+    fn one_port_for_both_is_kept_for_both() {
+        let old = Sockets::default();
+        let mut gathering = old.next();
+        let (tcp, udp) = gathering.both(ANY.parse().unwrap()).unwrap();
+        let single = gathering.udp(ANY.parse().unwrap()).unwrap().local_addr().unwrap();
+        let address = tcp.local_addr().unwrap();
+        assert_eq!(udp.local_addr().unwrap(), address);
+        let set = gathering.finish();
+        drop((tcp, udp));
+        let sender = UdpSocket::bind(ANY).unwrap();
+        sender.send_to(b"waiting", address).unwrap();
+        let mut gathering = set.next();
+        let (tcp, udp) = gathering.both(ANY.parse().unwrap()).unwrap();
+        assert_eq!((tcp.local_addr().unwrap(), udp.local_addr().unwrap()), (address, address));
+        assert_eq!(gathering.udp(ANY.parse().unwrap()).unwrap().local_addr().unwrap(), single);
+        let mut buffer = [0; 16];
+        assert_eq!(udp.recv(&mut buffer).unwrap(), 7, "what waited is there");
+    }
+
+    #[test]
     fn a_set_that_is_given_up_changes_nothing() {
         let old = Sockets::default();
         let mut gathering = old.next();
@@ -142,7 +214,7 @@ mod tests {
             passed(address, true, listener.try_clone().unwrap().into()),
             passed(udp_address, false, udp.try_clone().unwrap().into()),
         ];
-        let set = Sockets { tcp: BTreeMap::new(), inherited: Rc::new(inherited) };
+        let set = Sockets { inherited: Rc::new(inherited), ..Sockets::default() };
         let mut gathering = set.next();
         let got = gathering.tcp(address).unwrap();
         let _waiting = TcpStream::connect(address).unwrap();

@@ -196,22 +196,6 @@ impl Steer {
         Self { params, uplinks, seats, biggest: None, moves, log, allowance, filled: now }
     }
 
-    /// One more uplink, at the end.
-    pub fn add(&mut self, terms: Terms, now: Instant) -> Option<Uplink> {
-        let index = u16::try_from(self.uplinks.len()).ok()?;
-        self.uplinks.push(State {
-            terms,
-            judge: Judge::new(self.params.thresholds.clone()),
-            usual: Usual::new(now),
-            seen: Observation::default(),
-            evidence: Evidence::default(),
-            score: 0.0,
-            cost: [f64::INFINITY; 3],
-            flows: 0,
-        });
-        Some(Uplink(index))
-    }
-
     /// There is a link over this uplink, or none any more. A carrier that is gone is told here too, before any timeout.
     pub fn set_up(&mut self, uplink: Uplink, up: bool, now: Instant) {
         let Some(state) = self.uplinks.get_mut(usize::from(uplink.0)) else { return };

@@ -92,10 +92,14 @@ pub enum Refused {
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
 
+/// Tells whether an address, in its canonical form, is that of a proxy in front of this server.
+type Fronts = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 type Limiter<K, S> = RateLimiter<K, S, TokioClock, NoOpMiddleware<std::time::Instant>>;
 
 struct Inner {
     params: GateParams,
+    fronts: Fronts,
     hash: RandomState,
     addresses: Limiter<u16, HashMapStateStore<u16>>,
     total: Limiter<NotKeyed, InMemoryState>,
@@ -110,12 +114,18 @@ struct Open {
 }
 
 impl Gate {
-    /// An open gate.
+    /// An open gate behind proxies on this host, if any.
     pub fn new(params: GateParams) -> Self {
+        Self::behind(params, |_| false)
+    }
+
+    /// An open gate behind proxies (edges of a CDN, load balancers) whose addresses `fronts` knows.
+    pub fn behind(params: GateParams, fronts: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
         let address = Quota::per_second(params.address_rate).allow_burst(params.address_burst);
         let total = Quota::per_second(params.total_rate).allow_burst(params.total_burst);
         Self(Arc::new(Inner {
             params,
+            fronts: Box::new(fronts),
             hash: RandomState::new(),
             addresses: RateLimiter::hashmap_with_clock(address, TokioClock),
             total: RateLimiter::direct_with_clock(total, TokioClock),
@@ -125,14 +135,14 @@ impl Gate {
 
     /// Lets one connection in, or not. To be asked for every accepted socket before anything is read from it.
     ///
-    /// Loopback addresses have no limit of their own, because they are those of a proxy in front of this server; the
-    /// common limits hold for them too.
+    /// Loopback addresses and those of known fronts have no limit of their own, because everybody behind a proxy in front
+    /// of this server has its address; the common limits hold for them too.
     ///
     /// # Errors
     /// The limit that is reached. The connection should be closed without a word.
     pub fn admit(&self, address: IpAddr) -> Result<Ticket, Refused> {
         let inner = &self.0;
-        let address = Address::of(address);
+        let address = if (inner.fronts)(address.to_canonical()) { None } else { Address::of(address) };
         let mut open = inner.open();
         if open.total >= inner.params.total_open {
             return Err(Refused::TotalOpen);
@@ -313,6 +323,18 @@ mod tests {
         let gate = Gate::new(params());
         assert_eq!(admitted(&gate, IpAddr::V4(Ipv4Addr::LOCALHOST), 100), 10);
         assert_eq!(gate.admit(IpAddr::V6(Ipv6Addr::LOCALHOST)).unwrap_err(), Refused::TotalRate);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_front_has_the_common_limits_only_and_its_neighbours_their_own() {
+        let front = v4(7);
+        let gate = Gate::behind(GateParams { address_open: 2, ..params() }, move |address| address == front);
+        let IpAddr::V4(four) = front else { unreachable!() };
+        let held: Vec<_> = (0..4).map(|_| gate.admit(IpAddr::V6(four.to_ipv6_mapped())).unwrap()).collect();
+        assert_eq!(admitted(&gate, v4(8), 100), 4, "the burst of one address");
+        assert_eq!(admitted(&gate, front, 100), 2, "10 in all");
+        assert_eq!(gate.admit(front).unwrap_err(), Refused::TotalRate);
+        assert_eq!(gate.open(), held.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,17 +8,20 @@ pub mod auth;
 pub mod gate;
 pub mod inherited;
 pub mod mem;
+pub mod proxied;
 pub mod quic;
 pub mod raw;
 pub mod rlimit;
 pub mod sockopt;
 pub mod tls;
+pub mod via;
 pub mod ws;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
+use crate::units::Bitrate;
 use crate::wire::batch::Batch;
 use crate::wire::frame::{Frame, FrameError};
 use crate::wire::seal::SealError;
@@ -215,6 +218,16 @@ impl LinkTx {
             Self::Ws(tx) => tx.start_send(batch),
             Self::Quic(tx) => tx.start_send(batch),
             Self::Mem(tx) => tx.start_send(batch),
+        }
+    }
+
+    /// The scheduler paces what it gives this link at this rate, alone or together with other links: the transport is
+    /// not to be slower by a guess of its own. `None`: the transport finds the rate itself.
+    pub fn set_pace(&mut self, rate: Option<Bitrate>) {
+        match self {
+            Self::Quic(tx) => tx.rate().set_given(rate),
+            // TCP finds its own rate in the kernel; little of what it cannot send yet waits there.
+            Self::Ws(_) | Self::Mem(_) => {}
         }
     }
 

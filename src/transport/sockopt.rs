@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "getsockopt(TCP_INFO), poll(2) and SIOCGIFFLAGS, for which no dependency offers a safe call"
+    reason = "getsockopt(TCP_INFO), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has safe calls"
 )]
 
 use std::io;
@@ -47,6 +47,33 @@ impl Bind {
     pub fn suits(&self, remote: &SocketAddr) -> bool {
         self.source.is_none_or(|source| source.is_ipv4() == remote.is_ipv4())
     }
+}
+
+/// Lets a UDP socket send datagrams that are longer than the path takes at once: routers may cut them
+/// (ip(7), `IP_PMTUDISC_DONT`).
+///
+/// # Errors
+/// The system knows no such option.
+pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    let set = |level, option, value: libc::c_int| {
+        // SAFETY: the descriptor is borrowed and open; the option is an int, whose address and size are given.
+        let status = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    if v6 {
+        set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+        set(libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
+    }
+    Ok(())
 }
 
 /// An unconnected TCP socket for dialling `remote`.

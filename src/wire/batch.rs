@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::ids::StreamId;
+use crate::wire::datagram::Datagram;
 use crate::wire::frame::{self, Frame};
 
 /// Where order matters: bytes of one lane arrive in order, lanes need not wait for each other. Links without lanes
@@ -15,6 +16,8 @@ pub enum Lane {
     Control,
     /// OPEN, DATA and FIN of one stream.
     Stream(StreamId),
+    /// Frames that may be lost, and wait for no other: each part is one of them.
+    Datagram,
 }
 
 /// A run of frames of one lane.
@@ -71,6 +74,15 @@ impl Batch {
             return;
         }
         self.parts.push(Part { lane, head: start..self.heads.len(), payload, last: false });
+    }
+
+    /// Adds a datagram frame.
+    pub fn datagram(&mut self, datagram: &Datagram) {
+        let start = self.heads.len();
+        datagram.put_head(&mut self.heads);
+        let payload = datagram.payload();
+        self.payload_len += payload.len();
+        self.parts.push(Part { lane: Lane::Datagram, head: start..self.heads.len(), payload, last: false });
     }
 
     /// Ends a lane without a frame: what its stream still had to say went another way, or is not wanted any more.

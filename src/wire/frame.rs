@@ -5,6 +5,9 @@ use bytes::Bytes;
 
 use crate::ids::StreamId;
 use crate::wire::code::Code;
+use crate::wire::datagram::{self, Datagram};
+use crate::wire::parts::{self, Part};
+use crate::wire::rate::{Report, Stamp};
 use crate::wire::target::Target;
 use crate::wire::varint;
 
@@ -29,6 +32,18 @@ pub enum Class {
     Video,
     /// Keystrokes, calls, games.
     Interactive,
+}
+
+impl Class {
+    /// As numbered in frames; numbers of a newer version are best effort.
+    pub fn from_wire(number: u64) -> Self {
+        match number {
+            0 => Self::Bulk,
+            2 => Self::Video,
+            3 => Self::Interactive,
+            _ => Self::BestEffort,
+        }
+    }
 }
 
 /// One frame. Stream offsets count bytes from the stream's start; the end of a stream counts as one more byte, so that
@@ -65,6 +80,14 @@ pub enum Frame {
     Drain { session: bool },
     /// The session ends.
     Close { code: Code, reason: String },
+    /// Something that may be lost, overtaken or come twice.
+    Datagram(Datagram),
+    /// A piece of a datagram frame that is longer than the link carries at once.
+    Part(Part),
+    /// What came before it on this lane since the last one is a unit of rate control.
+    Stamp(Stamp),
+    /// What the receiver of stamps measured, on the same link.
+    Report(Box<Report>),
 }
 
 /// State of the receiving and sending halves of some streams.
@@ -125,6 +148,8 @@ const RESUME: u64 = 0x0d;
 const GONE: u64 = 0x0e;
 const DRAIN: u64 = 0x0f;
 const CLOSE: u64 = 0x10;
+const STAMP: u64 = 0x30;
+const REPORT: u64 = 0x31;
 
 /// Reads the next frame off the front of `input`, sharing its memory. `Ok(None)` at the end of the input.
 /// Padding and unknown kinds are skipped.
@@ -144,7 +169,7 @@ pub fn take(input: &mut Bytes) -> Result<Option<Frame>, FrameError> {
             continue;
         }
         let len = varint::take(&mut head).ok_or(FrameError::Truncated)?;
-        let max = if kind == DATA { DATA_MAX + 16 } else { CONTROL_MAX };
+        let max = body_max(kind);
         if len > max as u64 {
             return Err(FrameError::TooLong { kind, len, max });
         }
@@ -172,7 +197,7 @@ pub fn frame_len(input: &[u8]) -> Result<Option<usize>, FrameError> {
         return Ok(Some(input.len() - head.len()));
     }
     let Some(len) = varint::take(&mut head) else { return Ok(None) };
-    let max = if kind == DATA { DATA_MAX + 16 } else { CONTROL_MAX };
+    let max = body_max(kind);
     if len > max as u64 {
         return Err(FrameError::TooLong { kind, len, max });
     }
@@ -234,6 +259,15 @@ pub fn front(input: &[u8]) -> Result<Front, FrameError> {
     Ok(Front::Data(DataHead { stream: StreamId(stream), offset, len: payload, head: start + fields }))
 }
 
+/// Bytes of a body of this kind at most.
+fn body_max(kind: u64) -> usize {
+    match kind {
+        DATA => DATA_MAX + 16,
+        kind if datagram::is_kind(kind) => datagram::BODY_MAX,
+        _ => CONTROL_MAX,
+    }
+}
+
 fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
     let bad = FrameError::Malformed { kind };
     let mut rest: &[u8] = &body;
@@ -249,12 +283,7 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
         },
         OPEN => Frame::Open {
             stream: stream(&mut rest, kind)?,
-            class: match number(&mut rest, kind)? {
-                0 => Class::Bulk,
-                2 => Class::Video,
-                3 => Class::Interactive,
-                _ => Class::BestEffort,
-            },
+            class: Class::from_wire(number(&mut rest, kind)?),
             credit: number(&mut rest, kind)?,
             target: Target::take(&mut rest).ok_or(bad)?,
         },
@@ -291,6 +320,10 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
         GONE => Frame::Gone { stream: stream(&mut rest, kind)? },
         DRAIN => Frame::Drain { session: number(&mut rest, kind)? & 1 == 1 },
         CLOSE => Frame::Close { code: Code::from_wire(number(&mut rest, kind)?), reason: sentence(&mut rest, kind)? },
+        parts::PART => Frame::Part(Part::parse(body).ok_or(bad)?),
+        kind if datagram::is_kind(kind) => Frame::Datagram(Datagram::parse(kind, body).ok_or(bad)?),
+        STAMP => Frame::Stamp(Stamp::take(&mut rest).ok_or(bad)?),
+        REPORT => Frame::Report(Box::new(Report::take(&mut rest).ok_or(bad)?)),
         _ => return Ok(None),
     };
     // Bytes after the known fields belong to a newer version.
@@ -388,6 +421,13 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
             varint::put(body, code.to_wire());
             put_sentence(body, reason);
         }),
+        Frame::Datagram(datagram) => {
+            datagram.put_head(out);
+            out.extend_from_slice(&datagram.payload());
+        }
+        Frame::Part(part) => part.put(out),
+        Frame::Stamp(stamp) => with_body(out, STAMP, |body| stamp.put(body)),
+        Frame::Report(report) => with_body(out, REPORT, |body| report.put(body)),
     }
 }
 
@@ -419,6 +459,8 @@ fn put_sentence(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::FlowId;
+    use crate::wire::packet::Packet;
 
     fn samples() -> Vec<Frame> {
         let s = StreamId(5);
@@ -449,6 +491,24 @@ mod tests {
             Frame::Gone { stream: s },
             Frame::Drain { session: true },
             Frame::Close { code: Code::GoingAway, reason: "restart".into() },
+            Frame::Datagram(Datagram::Known { flow: FlowId(70), bytes: Bytes::from_static(b"hello") }),
+            Frame::Datagram(Datagram::Known { flow: FlowId(4), bytes: Bytes::from(vec![9; 65_507]) }),
+            Frame::Datagram(Datagram::Named {
+                flow: FlowId(3),
+                association: 300,
+                class: Class::Video,
+                target: Target::Name("example.org".into(), 53),
+                bytes: Bytes::new(),
+            }),
+            Frame::Datagram(Datagram::Flow { flow: FlowId(3), code: Code::NotAllowed }),
+            Frame::Datagram(Datagram::Packet {
+                flow: 0,
+                packet: Packet { bytes: Bytes::from_static(b"packet"), segment: 1_348, partial: true },
+            }),
+            Frame::Datagram(Datagram::Packet { flow: 0, packet: Packet::plain(Bytes::from_static(b"packet")) }),
+            Frame::Part(Part { id: 9, total: 3_000, offset: 1_100, bytes: Bytes::from_static(b"piece") }),
+            Frame::Stamp(Stamp { seq: 1, sent_us: 2, size: 1400, probe: 0 }),
+            Frame::Report(Box::new(Report { number: 1, seq: 1, units: 1, bytes: 1400, ..Report::default() })),
         ]
     }
 
@@ -473,7 +533,7 @@ mod tests {
             let mut out = Vec::new();
             put(&mut out, frame);
             assert_eq!(frame_len(&out), Ok(Some(out.len())));
-            for cut in 1..out.len() {
+            for cut in (1..out.len().min(400)).chain(out.len() - 1..out.len()) {
                 assert_eq!(frame_len(&out[..cut]), Ok(None));
                 assert_eq!(take(&mut Bytes::copy_from_slice(&out[..cut])), Err(FrameError::Truncated), "{frame:?}");
             }

@@ -3,13 +3,17 @@
 //! again with more; no message is longer than [`MESSAGE_MAX`]. What is dialled, and when the answer is due, is the
 //! listener's.
 
+mod udp;
+
 use std::net::{IpAddr, SocketAddr};
+
+pub use udp::{DatagramError, DatagramHead};
 
 use crate::wire::code::Code;
 use crate::wire::target::Target;
 
-/// Longest message a client may send before its payload: a request for a name of 255 bytes.
-pub const MESSAGE_MAX: usize = 4 + 1 + 255 + 2;
+/// Longest message a client may send before its payload: a name and a password of 255 bytes each.
+pub const MESSAGE_MAX: usize = 1 + 1 + 255 + 1 + 255;
 
 /// Why bytes are not a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -33,6 +37,8 @@ pub enum Socks5Error {
 pub struct Greeting {
     /// Whether the client can do without authentication.
     pub no_authentication: bool,
+    /// Whether it has a name and a password (RFC 1929).
+    pub user_password: bool,
 }
 
 impl Greeting {
@@ -46,7 +52,60 @@ impl Greeting {
         let methods = usize::from(byte(&mut rest)?);
         let methods = bytes(&mut rest, methods)?;
         *input = rest;
-        Ok(Self { no_authentication: methods.contains(&METHOD_NONE) })
+        Ok(Self {
+            no_authentication: methods.contains(&METHOD_NONE),
+            user_password: methods.contains(&METHOD_USER_PASSWORD),
+        })
+    }
+}
+
+/// A name and a password (RFC 1929 §2), as the client sent them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Who.
+    pub user: Vec<u8>,
+    /// A secret.
+    pub password: Vec<u8>,
+}
+
+impl Credentials {
+    /// Reads one message off the front of `input`, which is left as it was on error.
+    ///
+    /// # Errors
+    /// [`Socks5Error::Incomplete`] or [`Socks5Error::Version`].
+    pub fn take(input: &mut &[u8]) -> Result<Self, Socks5Error> {
+        let mut rest = *input;
+        match byte(&mut rest)? {
+            NEGOTIATION => {}
+            other => return Err(Socks5Error::Version(other)),
+        }
+        let len = usize::from(byte(&mut rest)?);
+        let user = bytes(&mut rest, len)?.to_vec();
+        let len = usize::from(byte(&mut rest)?);
+        let password = bytes(&mut rest, len)?.to_vec();
+        *input = rest;
+        Ok(Self { user, password })
+    }
+
+    /// Appends the message as a client writes it; both parts are 255 bytes at most.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.push(NEGOTIATION);
+        for part in [&self.user, &self.password] {
+            let part = &part[..part.len().min(255)];
+            out.push(part.len() as u8);
+            out.extend_from_slice(part);
+        }
+    }
+
+    /// The server's answer.
+    pub fn answer(good: bool) -> [u8; 2] {
+        [NEGOTIATION, u8::from(!good)]
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
     }
 }
 
@@ -55,6 +114,8 @@ impl Greeting {
 pub enum Method {
     /// No authentication: the listener's address is what guards it.
     NoAuthentication,
+    /// A name and a password follow (RFC 1929).
+    UserPassword,
     /// None of those offered; the client has to close.
     NoneAcceptable,
 }
@@ -64,6 +125,7 @@ impl Method {
     pub fn to_wire(self) -> [u8; 2] {
         match self {
             Self::NoAuthentication => [VERSION, METHOD_NONE],
+            Self::UserPassword => [VERSION, METHOD_USER_PASSWORD],
             Self::NoneAcceptable => [VERSION, 0xff],
         }
     }
@@ -107,20 +169,7 @@ impl Request {
             other => Command::Unknown(other),
         };
         byte(&mut rest)?;
-        let host = match byte(&mut rest)? {
-            KIND_V4 => Ok(IpAddr::from(array::<4>(&mut rest)?)),
-            KIND_V6 => Ok(IpAddr::from(array::<16>(&mut rest)?)),
-            KIND_NAME => {
-                let len = usize::from(byte(&mut rest)?);
-                Err(bytes(&mut rest, len)?)
-            }
-            other => return Err(Socks5Error::AddressKind(other)),
-        };
-        let port = u16::from_be_bytes(array(&mut rest)?);
-        let target = match host {
-            Ok(ip) => Target::Ip(SocketAddr::new(ip, port)),
-            Err(name) => named(name, port)?,
-        };
+        let target = take_target(&mut rest)?;
         *input = rest;
         Ok(Self { command, target })
     }
@@ -134,15 +183,7 @@ impl Request {
             Command::Unknown(other) => other,
         };
         out.extend_from_slice(&[VERSION, command, 0]);
-        match &self.target {
-            Target::Ip(addr) => put_addr(out, *addr),
-            Target::Name(name, port) => {
-                let name = &name.as_bytes()[..name.len().min(255)];
-                out.extend_from_slice(&[KIND_NAME, name.len() as u8]);
-                out.extend_from_slice(name);
-                out.extend_from_slice(&port.to_be_bytes());
-            }
-        }
+        put_target(out, &self.target);
     }
 }
 
@@ -203,6 +244,9 @@ impl Reply {
 
 const VERSION: u8 = 5;
 const METHOD_NONE: u8 = 0;
+const METHOD_USER_PASSWORD: u8 = 2;
+/// Version of the negotiation of RFC 1929.
+const NEGOTIATION: u8 = 1;
 const KIND_V4: u8 = 1;
 const KIND_NAME: u8 = 3;
 const KIND_V6: u8 = 4;
@@ -218,6 +262,35 @@ fn named(name: &[u8], port: u16) -> Result<Target, Socks5Error> {
         return Err(Socks5Error::Name);
     }
     Ok(Target::Name(name.to_owned(), port))
+}
+
+fn take_target(rest: &mut &[u8]) -> Result<Target, Socks5Error> {
+    let host = match byte(rest)? {
+        KIND_V4 => Ok(IpAddr::from(array::<4>(rest)?)),
+        KIND_V6 => Ok(IpAddr::from(array::<16>(rest)?)),
+        KIND_NAME => {
+            let len = usize::from(byte(rest)?);
+            Err(bytes(rest, len)?)
+        }
+        other => return Err(Socks5Error::AddressKind(other)),
+    };
+    let port = u16::from_be_bytes(array(rest)?);
+    match host {
+        Ok(ip) => Ok(Target::Ip(SocketAddr::new(ip, port))),
+        Err(name) => named(name, port),
+    }
+}
+
+fn put_target(out: &mut Vec<u8>, target: &Target) {
+    match target {
+        Target::Ip(addr) => put_addr(out, *addr),
+        Target::Name(name, port) => {
+            let name = &name.as_bytes()[..name.len().min(255)];
+            out.extend_from_slice(&[KIND_NAME, name.len() as u8]);
+            out.extend_from_slice(name);
+            out.extend_from_slice(&port.to_be_bytes());
+        }
+    }
 }
 
 fn put_addr(out: &mut Vec<u8>, addr: SocketAddr) {
@@ -290,7 +363,7 @@ mod tests {
     #[test]
     fn what_follows_a_message_is_left_alone() {
         let mut rest: &[u8] = &[5, 1, 0, 5, 1, 0, 1, 192, 0, 2, 1, 0, 80, b'h', b'i'];
-        assert_eq!(Greeting::take(&mut rest), Ok(Greeting { no_authentication: true }));
+        assert_eq!(Greeting::take(&mut rest), Ok(Greeting { no_authentication: true, user_password: false }));
         let got = Request::take(&mut rest).unwrap();
         assert_eq!(got, Request { command: Command::Connect, target: Target::Ip("192.0.2.1:80".parse().unwrap()) });
         assert_eq!(rest, b"hi");

@@ -9,7 +9,7 @@ use crate::wire::varint;
 pub const NAME_MAX: usize = 255;
 
 /// A TCP endpoint named by address or by name; names are resolved where they are dialled.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Target {
     /// An address.
     Ip(SocketAddr),

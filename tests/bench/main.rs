@@ -8,6 +8,7 @@
 mod chaos;
 mod far;
 mod near;
+mod packets;
 mod plan;
 mod proc;
 mod process;
@@ -17,6 +18,7 @@ mod soak;
 mod sockets;
 mod stats;
 mod subject;
+mod udp;
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -83,6 +85,18 @@ enum Action {
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
     },
+    /// Datagrams: rates, losses, and memory of an association.
+    Udp(udp::Options),
+    /// Packet mode between two network namespaces, beside a relay between two TUN devices. Needs root and iperf3.
+    Packets(packets::Options),
+    /// A plain relay between a TUN device in each of two network namespaces, until killed.
+    TunRelay {
+        near: PathBuf,
+        far: PathBuf,
+        /// Without segmentation offload.
+        #[arg(long)]
+        plain: bool,
+    },
     /// Mixed load for a long time, with links cut all along.
     Soak(soak::Options),
 }
@@ -111,6 +125,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
             println!("{:.3} Gbit/s", got.gbits);
             Ok(true)
         }
+        Some(Action::Udp(options)) => {
+            raise_files_limit()?;
+            far::runtime()?.block_on(udp::run(options))
+        }
+        Some(Action::Packets(options)) => packets::run(options),
+        Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),
         Some(Action::Soak(options)) => {
             raise_files_limit()?;
             far::runtime()?.block_on(soak::run(options))

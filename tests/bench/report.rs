@@ -84,22 +84,26 @@ enum Target {
 /// The targets that a build is held to. Sources: `docs/benchmarks.md`.
 fn target(row: &Row) -> Option<Target> {
     const KIB: f64 = 1024.0;
-    const MIB: f64 = 1024.0 * KIB;
     if row.kind == Kind::Relay {
         return None;
     }
     match row.metric {
-        // WebSocket over TLS, one connection on one core at each end, against a relay that does nothing else.
-        Metric::Bulk(1, _) if row.kind == Kind::Wss => Some(Target::Ratio(0.9)),
-        Metric::Bulk(_, _) if row.kind == Kind::Wss => Some(Target::Ratio(0.7)),
-        Metric::RoundTrip => Some(Target::More(40e-6)),
-        Metric::NewFlow => Some(Target::RatioAtMost(1.0)),
-        Metric::IdleCpu(_) => Some(Target::AtMost(0.005)),
+        Metric::Bulk(flows, _) => match (row.kind, flows) {
+            (Kind::Relay, _) => None,
+            (Kind::Wss, 1) => Some(Target::Ratio(0.75)),
+            (Kind::Wss, _) => Some(Target::Ratio(0.6)),
+            (Kind::WssSealed | Kind::WsSealed, _) => Some(Target::Ratio(0.55)),
+            (Kind::Quic, 1) => Some(Target::Ratio(0.38)),
+            (Kind::Quic, _) => Some(Target::Ratio(0.3)),
+        },
+        Metric::RoundTrip => Some(Target::More(30e-6)),
+        Metric::RoundTripTail => Some(Target::RatioAtMost(2.0)),
+        Metric::NewFlow => Some(Target::AtMost(400e-6)),
+        Metric::IdleMemory(_) => Some(Target::AtMost(25e6)),
+        Metric::IdleCpu(_) => Some(Target::AtMost(0.002)),
         Metric::StreamMemory(_) => Some(Target::AtMost(4.0 * KIB)),
-        // The budget of each side and what the program takes itself.
-        Metric::BusyMemory(End::Near) => Some(Target::AtMost(160.0 * MIB)),
-        Metric::BusyMemory(End::Far) => Some(Target::AtMost(288.0 * MIB)),
-        Metric::Bulk(..) | Metric::BulkCpu(..) | Metric::RoundTripTail | Metric::IdleMemory(_) => None,
+        Metric::BusyMemory(_) => Some(Target::AtMost(64e6)),
+        Metric::BulkCpu(..) => None,
     }
 }
 

@@ -177,8 +177,14 @@ allow = ["any"]
 
 [[forward]]
 peer = "near"
-listen = "tcp://{reverse}"
+listen = "{reverse}"
 to = "{target}"
+protocol = "tcp+udp"
+
+[udp]
+max_flows = 30000
+idle_timeout = "10m"
+busy_timeout = "10m"
 
 [seal]
 mode = "{seal}"
@@ -206,11 +212,17 @@ name = "loopback"
 connect = [{{ url = "{scheme}://{dial}{path}"{verify} }}]
 
 [[forward]]
-listen = "tcp://{direct}"
+listen = "{direct}"
 to = "{target}"
+protocol = "tcp+udp"
+
+[udp]
+max_flows = 30000
+idle_timeout = "10m"
+busy_timeout = "10m"
 
 [dial]
-allow = ["tcp:127.0.0.1:*"]
+allow = ["tcp:127.0.0.1:*", "udp:127.0.0.1:*"]
 
 [seal]
 mode = "{seal}"

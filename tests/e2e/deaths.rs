@@ -77,9 +77,35 @@ fn a_half_open_link_stalls_no_transfer_for_more_than_two_seconds_while_another_i
         assert_eq!(transfer.join().unwrap(), Ok(()));
     }
     let status = sites.client.status();
-    assert!(status.sessions[0].links.iter().any(|link| link.suspect_s.is_some()), "the dead link is still held");
+    assert!(status.sessions[0].totals.suspects > 0, "the silent link was suspected, and not dead for long yet");
     let worst = seen.iter().map(|(_, _, worst)| *worst).max();
     assert!(worst < Some(Duration::from_secs(2)), "a transfer stalled for {worst:?}");
+}
+
+#[test]
+fn links_that_are_all_silent_are_replaced_at_once_and_their_flow_goes_on() {
+    let origin = Origin::echo();
+    // With default times again: waiting for their death would take a minute.
+    let sites = Through::new(Via::Wss, 2, Proxy::new, &forward(origin.address()), "");
+    let mut stream = TcpStream::connect(sites.forward()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut echo = |word: &[u8; 5]| {
+        stream.write_all(word).unwrap();
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(&back, word);
+    };
+    echo(b"begun");
+    sites.client.wait_links(2);
+    // as when the server's host is replaced, or the client's address: nobody answers, and nobody says so
+    sites.proxy.kill_all(Death::Silence);
+    echo(b"going");
+    let links = sites.client.wait_status("the silent ones to be emptied", |status| {
+        let links = &status.sessions[0].links;
+        (links.len() == 2 && links.iter().all(|link| link.suspect_s.is_none())).then(|| links.clone())
+    });
+    assert!(links.iter().all(|link| link.suspect_s.is_none()));
+    assert_eq!(sites.client.status().sessions[0].totals.resets, 0);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::flows::{Progress, both_ways, transfer};
 use crate::harness::origin::{Origin, check};
 use crate::harness::proxy::{Death, Proxy};
-use crate::harness::site::{Pair, Via};
+use crate::harness::site::{Pair, Via, free_port};
 use crate::harness::through::{Through, forward, uplink};
 use crate::harness::{PATIENCE, now, poll_until};
 
@@ -225,6 +225,47 @@ fn socks_tells_of_a_refused_target_by_the_right_code_and_after_the_dial() {
 }
 
 #[test]
+fn socks_tells_of_a_forbidden_target_by_its_own_code() {
+    let origin = Origin::echo();
+    let pair = Pair::new();
+    let port = free_port();
+    let peer = format!(
+        "[[peer]]\nname = \"nl\"\npublic_key = \"{}\"\nallow = [\"tcp:127.0.0.1:{}\"]\n",
+        pair.client_key(),
+        origin.address().port()
+    );
+    let _server = pair.site("server", "ir", &format!("{}{peer}", Via::Ws.listen(port)));
+    let client = pair.client(&Via::Ws.uplink(port), "[socks5]\nlisten = \"127.0.0.1:0\"\n");
+    client.wait_connected();
+    let proxy = client.listener("socks5");
+    assert_eq!(socks(proxy, origin.address()).0, 0);
+    let other = Origin::echo();
+    let (code, _, mut stream) = socks(proxy, other.address());
+    assert_eq!(code, 2, "not allowed by ruleset (RFC 1928)");
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "and nothing after that");
+    assert_eq!(other.accepted(), 0, "nobody was dialled");
+}
+
+#[test]
+fn six_hundred_socks_clients_that_come_before_any_of_them_asks_are_all_served() {
+    const COUNT: usize = 600;
+    allow_open_files();
+    let origin = Origin::echo();
+    let sites = Through::new(Via::Ws, 1, Proxy::new, "[socks5]\nlisten = \"127.0.0.1:0\"\n", "");
+    let proxy = sites.client.listener("socks5");
+    let mut clients: Vec<_> = (0..COUNT).map(|_| connect(proxy)).collect();
+    sites.client.wait_status("all to be accepted", |status| {
+        status.listeners.iter().any(|l| l.kind == "socks5" && l.accepted == COUNT as u64).then_some(())
+    });
+    for client in &mut clients {
+        ask(client, origin.address());
+    }
+    let refused = clients.iter_mut().filter_map(|client| (answer(client) != 0).then_some(())).count();
+    assert_eq!(refused, 0);
+    clients.iter_mut().for_each(|client| assert!(echo(client).is_ok()));
+}
+
+#[test]
 fn the_first_byte_over_300_ms_comes_after_one_round_trip() {
     let origin = Origin::http();
     let sites = Through::new(Via::Ws, 2, far, &forward(origin.address()), "");
@@ -345,8 +386,14 @@ fn get(address: SocketAddr, seed: u64, length: u64) -> TcpStream {
 
 /// CONNECT (RFC 1928): the reply code, how long it took, and the connection.
 fn socks(proxy: SocketAddr, target: SocketAddr) -> (u8, Duration, TcpStream) {
-    let SocketAddr::V4(target) = target else { unreachable!("loopback here is IPv4") };
     let mut stream = connect(proxy);
+    let start = ask(&mut stream, target);
+    (answer(&mut stream), since(start), stream)
+}
+
+/// Greets and asks for a connection; returns when it asked.
+fn ask(stream: &mut TcpStream, target: SocketAddr) -> Instant {
+    let SocketAddr::V4(target) = target else { unreachable!("loopback here is IPv4") };
     stream.write_all(&[5, 1, 0]).unwrap();
     stream.read_exact(&mut [0; 2]).unwrap();
     let start = now();
@@ -354,9 +401,14 @@ fn socks(proxy: SocketAddr, target: SocketAddr) -> (u8, Duration, TcpStream) {
     request.extend(target.ip().octets());
     request.extend(target.port().to_be_bytes());
     stream.write_all(&request).unwrap();
+    start
+}
+
+/// The reply code.
+fn answer(stream: &mut TcpStream) -> u8 {
     let mut reply = [0; 10];
     stream.read_exact(&mut reply).unwrap();
-    (reply[1], since(start), stream)
+    reply[1]
 }
 
 /// Raises the limit on open files of this process, and so of those it starts, as far as it goes.

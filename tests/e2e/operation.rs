@@ -60,6 +60,10 @@ fn status_tells_of_sessions_links_listeners_and_dials() {
         (&1.into(), &1.into())
     );
     assert_eq!(far["sessions"][0]["peer"], "nl");
+    let door = &far["listeners"][0];
+    assert_eq!((&door["kind"], &door["listen"]), (&"ws".into(), &format!("127.0.0.1:{port}").into()));
+    assert_eq!((&door["open"], &door["refused"]), (&0.into(), &0.into()), "no strangers");
+    assert!(door["accepted"].as_u64().unwrap() >= 2, "{door}");
     let listener = &near["listeners"][0];
     assert_eq!(
         (&listener["kind"], &listener["open"], &listener["accepted"]),
@@ -73,6 +77,18 @@ fn status_tells_of_sessions_links_listeners_and_dials() {
     let output = pair.ghostwire(&["status", "-c", client.config().to_str().unwrap()]);
     let said = text(&output.stdout);
     assert!(output.status.success() && said.contains("nl") && said.contains("main"), "{said}");
+}
+
+#[test]
+fn status_of_a_server_names_every_socket_that_links_come_in_by() {
+    let pair = Pair::new();
+    let ports = [free_port(), free_port(), free_port()];
+    let listens = [Via::Quic.listen(ports[0]), Via::Wss.listen(ports[1]), Via::Ws.listen(ports[2])].concat();
+    let server = pair.server(&listens, "[handshake]\nfronts = [\"192.0.2.0/24\"]\n");
+    let shown: Vec<_> = server.status().listeners.iter().map(|l| format!("{} {}", l.kind, l.listen)).collect();
+    let expected: Vec<_> =
+        ["quic", "wss", "ws"].iter().zip(ports).map(|(kind, port)| format!("{kind} 127.0.0.1:{port}")).collect();
+    assert_eq!(shown, expected);
 }
 
 const LENGTH: u64 = 1536 << 10;

@@ -107,9 +107,12 @@ fn raw_links_carry_by_each_back_end_over_each_ip_and_leave_no_rules_behind() {
             assert_eq!(link.sealed, None, "QUIC's own keys end at the peer");
             carry(&curl, &client, &far);
             if backend == "pcap" {
-                let tasks = std::fs::read_dir(format!("/proc/{}/task", client.pid())).unwrap();
-                let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
-                assert_eq!(names.filter(|name| name.starts_with("raw-send-")).count(), 3, "as many as asked for");
+                let threads = |site: &Site| {
+                    let tasks = std::fs::read_dir(format!("/proc/{}/task", site.pid())).unwrap();
+                    let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+                    names.filter(|name| name.starts_with("raw-send-")).count()
+                };
+                assert_eq!((threads(&server), threads(&client)), (3, 1), "as many as asked for; one for a single flow");
             }
             for (site, host) in [(&client, Host::Client), (&server, Host::Server)] {
                 let raw = &site.status().raw[0];

@@ -141,3 +141,39 @@ fn a_tree_comes_through_from_an_rsync_daemon() {
         assert!(fs::read(got.join(name)).unwrap() == origin::blob(seed, length), "{name}");
     }
 }
+
+#[test]
+fn ssh_connects_by_stdio_through_a_running_site() {
+    let test = "ssh_connects_by_stdio_through_a_running_site";
+    let Some(ssh) = tool::find(test, "ssh") else { return };
+    let pair = Pair::new();
+    let Some((port, _sshd)) = sshd(test, &pair) else { return };
+    fs::write(pair.path("users"), "ann:one\n").unwrap();
+    fs::set_permissions(pair.path("users"), fs::Permissions::from_mode(0o600)).unwrap();
+    let proxy = free_port();
+    let socks5 = format!("[[socks5]]\nlisten = \"127.0.0.1:{proxy}\"\nusers_file = \"users\"\n");
+    let (_server, client) = pair.start(Via::Quic, "", &socks5);
+    let user = text(&Command::new("id").arg("-un").output().unwrap().stdout).trim().to_owned();
+    let path = |name: &str| pair.path(name).display().to_string();
+    let options = format!(
+        "Host far\nHostName localhost\nPort {port}\nUser {user}\nIdentityFile {}\nIdentitiesOnly yes\nBatchMode yes\n\
+         StrictHostKeyChecking no\nUserKnownHostsFile {}\nConnectTimeout 20\n\
+         ProxyCommand {} stdio -c {} %h:%p\n",
+        path("user_key"),
+        path("known_hosts"),
+        env!("CARGO_BIN_EXE_ghostwire"),
+        client.config().display()
+    );
+    fs::write(pair.path("ssh_config"), options).unwrap();
+    let blob = origin::blob(22, LENGTH);
+    let mut cat = Command::new(&ssh);
+    let output = tool::run_with(cat.args(["-F", &path("ssh_config"), "far", "cat"]), &blob);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(origin::check(&mut &output.stdout[..], 22, LENGTH as u64), Ok(()), "there and back through cat");
+    let accepted = client.status().listeners.iter().find(|l| l.kind == "socks5").map(|l| l.accepted);
+    assert_eq!(accepted, Some(1), "it went through the site");
+    let closed = format!("127.0.0.1:{}", free_port());
+    let refused = pair.ghostwire(&["stdio", "-c", "nl.toml", &closed]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("connection refused"), "{}", text(&refused.stderr));
+}

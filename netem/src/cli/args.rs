@@ -227,7 +227,7 @@ pub(super) struct ScenariosArgs {
     /// Only those whose `scenario/over/profiles` contains one of these.
     #[arg(long, value_delimiter = ',')]
     pub(super) only: Vec<String>,
-    /// Played at a time [default: 3 for the short form, else 1].
+    /// Played at a time [default: 4 for the short form, else 1].
     #[arg(long)]
     pub(super) jobs: Option<usize>,
     /// The program under test.

@@ -30,7 +30,7 @@ pub(super) fn run(args: &ScenariosArgs) -> Ended {
         seed: args.seed,
     };
     sys::catch_termination();
-    let outcomes = play_all(&player, &variants, args.jobs.unwrap_or(if args.short { 3 } else { 1 }));
+    let outcomes = play_all(&player, &variants, args.jobs.unwrap_or(if args.short { 4 } else { 1 }));
     std::fs::create_dir_all(&player.output)?;
     std::fs::write(player.output.join("outcomes.json"), serde_json::to_string_pretty(&outcomes)?)?;
     std::fs::write(player.output.join("table.md"), scenario::table(&outcomes))?;
@@ -41,15 +41,19 @@ pub(super) fn run(args: &ScenariosArgs) -> Ended {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// In the order of `variants`; fewer when ended by a signal.
+/// In the order of `variants`; fewer when ended by a signal. The longest begin first, so that none is waited for alone.
 fn play_all(player: &Player, variants: &[Variant], jobs: usize) -> Vec<Outcome> {
+    let mut order: Vec<usize> = (0..variants.len()).collect();
+    if jobs > 1 {
+        order.sort_by_key(|index| std::cmp::Reverse(variants[*index].during));
+    }
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..jobs.clamp(1, variants.len()) {
             scope.spawn(|| {
                 while !sys::TERMINATED.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(variant) = variants.get(index) else { return };
+                    let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                    let variant = &variants[index];
                     let outcome = player.play(variant, &format!("s{}-{index}", std::process::id()));
                     print(&outcome.line());
                     outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));

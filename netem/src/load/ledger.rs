@@ -19,6 +19,7 @@ pub struct Ledger {
     unfinished: AtomicU64,
     requests: AtomicU64,
     pages: AtomicU64,
+    uploads: AtomicU64,
     delays: Mutex<Delays>,
     remarks: Mutex<Vec<String>>,
 }
@@ -47,6 +48,8 @@ pub struct Tally {
     pub requests: u64,
     /// Pages loaded.
     pub pages: u64,
+    /// Uploads that arrived whole.
+    pub uploads: u64,
     /// There and back for the witness, microseconds.
     pub witness_us: Summary,
     /// From connecting to the last byte of a request, microseconds.
@@ -92,6 +95,7 @@ impl Ledger {
             unfinished: get(&self.unfinished),
             requests: get(&self.requests),
             pages: get(&self.pages),
+            uploads: get(&self.uploads),
             witness_us: delays.witness.summary(),
             request_us: delays.request.summary(),
             page_us: delays.page.summary(),
@@ -128,6 +132,10 @@ impl Ledger {
     pub(super) fn answered(&self, span: Nanos) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.delays().request.add(span / MICROSECOND);
+    }
+
+    pub(super) fn uploaded(&self) {
+        self.uploads.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn loaded(&self, span: Nanos) {

@@ -22,6 +22,8 @@ pub enum Kind {
     Up,
     /// One connection that receives as much as it can.
     Down,
+    /// Uploads of 4 MB one after the other, each on its own connection and confirmed by the far end.
+    Uploads,
     /// Small requests, each on its own connection, two at a time.
     Requests,
     /// Pages over SOCKS5 by name: one object, then eight more on six connections.
@@ -61,6 +63,8 @@ const OBJECT: (u64, u64) = (5_000, 120_000);
 const FIRST_OBJECT: u64 = 40_000;
 /// Answers to requests.
 const ANSWER: (u64, u64) = (200, 16_000);
+/// Bytes of an upload.
+const UPLOAD: u64 = 4 << 20;
 /// Between the end of a request and the next.
 const PAUSE: Nanos = 50 * MILLISECOND;
 /// A connection that broke is made again after this, so that the load goes on.
@@ -112,6 +116,7 @@ impl Worker {
             let (name, outcome) = match kind {
                 Kind::Up => ("up", self.up()),
                 Kind::Down => ("down", self.down(What::Source)),
+                Kind::Uploads => ("upload", self.uploads()),
                 Kind::Requests => ("request", self.requests()),
                 Kind::Browse => ("page", self.pages()),
                 Kind::Witness => ("witness", self.witness()),
@@ -161,6 +166,22 @@ impl Worker {
             offset += buffer.len() as u64;
         }
         self.finish_up(&stream, offset)
+    }
+
+    fn uploads(&self) -> Result<()> {
+        let mut buffer = vec![0u8; 64 << 10];
+        while !self.ledger.is_stopping() {
+            let (stream, seed) = self.connect(What::Sink, 0)?;
+            let (pattern, mut offset) = (Pattern::new(seed), 0);
+            while offset < UPLOAD {
+                pattern.fill(offset, &mut buffer);
+                write_all(&stream, &buffer, &self.ledger)?;
+                offset += buffer.len() as u64;
+            }
+            self.finish_up(&stream, offset)?;
+            self.ledger.uploaded();
+        }
+        Ok(())
     }
 
     fn trickle_up(&self) -> Result<()> {
@@ -386,12 +407,21 @@ mod tests {
     fn what_is_sent_is_what_is_counted() {
         let (_far, near, ledger) = ends();
         assert!(near.answers(5 * SECOND));
-        let kinds =
-            [Kind::Up, Kind::Down, Kind::Requests, Kind::Witness, Kind::Quiet, Kind::TrickleUp, Kind::TrickleDown];
+        let kinds = [
+            Kind::Up,
+            Kind::Down,
+            Kind::Uploads,
+            Kind::Requests,
+            Kind::Witness,
+            Kind::Quiet,
+            Kind::TrickleUp,
+            Kind::TrickleDown,
+        ];
         let threads: Vec<_> = kinds.iter().flat_map(|kind| near.start(*kind, 1, &ledger)).collect();
         let end = sys::monotonic() + 10 * SECOND;
-        let moved =
-            |t: &Tally| t.up_bytes > 1 << 20 && t.down_bytes > 1 << 20 && t.requests > 3 && t.witness_us.count > 3;
+        let moved = |t: &Tally| {
+            t.up_bytes > 1 << 20 && t.down_bytes > 1 << 20 && t.requests > 3 && t.uploads > 0 && t.witness_us.count > 3
+        };
         while !moved(&ledger.tally()) {
             assert!(sys::monotonic() < end, "{:?}", ledger.tally());
             std::thread::yield_now();

@@ -134,6 +134,18 @@ impl<P> Link<P> {
         self.way(direction).pipe.params()
     }
 
+    /// Bytes in the queue of a direction.
+    #[must_use]
+    pub fn queued(&self, direction: Direction) -> u64 {
+        self.way(direction).pipe.queued()
+    }
+
+    /// Packets of a direction that will never arrive, whatever the cause.
+    #[must_use]
+    pub fn dropped(&self, direction: Direction) -> u64 {
+        self.way(direction).pipe.dropped()
+    }
+
     /// The counters of a direction.
     #[must_use]
     pub fn stats(&self, direction: Direction) -> Stats {

@@ -234,6 +234,19 @@ impl<P> Pipe<P> {
         &self.params
     }
 
+    /// Bytes in the queue.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.bottleneck.queued().1
+    }
+
+    /// Packets that will never arrive, whatever the cause.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        let Stats { lost, overflow, policed, down, overrun, .. } = self.stats;
+        lost + overflow + policed + down + overrun
+    }
+
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> Stats {

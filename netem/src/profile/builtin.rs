@@ -9,7 +9,20 @@ macro_rules! profiles {
     };
 }
 
-profiles!("lan", "dsl", "cable-bloated", "lte", "starlink", "geo", "ar-nl", "policer", "asym-100-2");
+profiles!(
+    "lan",
+    "dsl",
+    "cable-bloated",
+    "lte",
+    "starlink",
+    "geo",
+    "ar-nl",
+    "policer",
+    "asym-100-2",
+    "far-50",
+    "far-50-loss",
+    "far-100"
+);
 
 /// Files that built-in profiles name.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use crate::lab::Script;
 use crate::load::Kind;
 use crate::profile::Profile;
+use crate::rng::Lane;
 use crate::units::{self, Nanos, SECOND};
 use serde::Deserialize;
 use std::path::Path;
@@ -43,6 +44,15 @@ pub struct Variant {
     pub steps: Vec<(Nanos, Step)>,
     /// What is wanted beside what always is.
     pub check: Check,
+    /// Commands of the lab before anything starts.
+    pub setup: Vec<Vec<String>>,
+    /// TCP congestion control of all hosts; else the machine's default.
+    pub congestion: Option<String>,
+    /// `links` of the client's uplinks; else the program's default.
+    pub links: Option<String>,
+    /// It must be judged bad, with a fault that contains this: a scenario that finds nothing wrong with what is wrong
+    /// would prove nothing.
+    pub must_fail: Option<String>,
 }
 
 /// A way of linking.
@@ -60,6 +70,9 @@ pub enum Over {
     /// QUIC, and WebSocket where that does not work.
     #[serde(rename = "quic+ws")]
     QuicOrWs,
+    /// None: the load's own TCP connections run over the link. For comparison.
+    #[serde(rename = "plain")]
+    Plain,
 }
 
 /// Something that happens.
@@ -86,6 +99,9 @@ pub enum Condition {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
+    /// Payload as a share of what the link carries, in each direction in which there is bulk.
+    #[serde(default, deserialize_with = "share")]
+    pub goodput: Option<f64>,
     /// Payload up, as a share of what the link carries.
     #[serde(default, deserialize_with = "share")]
     pub goodput_up: Option<f64>,
@@ -104,6 +120,9 @@ pub struct Check {
     /// Connections may be cut (a restarted program has lost its streams).
     #[serde(default)]
     pub resets_allowed: bool,
+    /// Links lost at most.
+    #[serde(default)]
+    pub links_lost: Option<u64>,
     /// Resident memory of either end, MiB, at most.
     #[serde(default)]
     pub memory_mib: Option<u64>,
@@ -138,10 +157,34 @@ struct Raw {
     #[serde(default)]
     server: String,
     #[serde(default)]
+    setup: Vec<String>,
+    congestion: Option<String>,
+    links: Option<String>,
+    #[serde(default)]
     step: Vec<RawStep>,
     check: Option<Check>,
     #[serde(default)]
     check_for: Vec<CheckFor>,
+    #[serde(default)]
+    also: Vec<Also>,
+}
+
+/// The same situation with something else in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Also {
+    /// Last part of the variant's name.
+    name: String,
+    over: Option<Vec<Over>>,
+    load: Option<Vec<Kind>>,
+    client: Option<String>,
+    server: Option<String>,
+    links: Option<String>,
+    check: Option<Check>,
+    must_fail: Option<String>,
+    /// Left out of the short form.
+    #[serde(default)]
+    long_only: bool,
 }
 
 /// What the short form may change.
@@ -153,6 +196,8 @@ struct Change {
     load: Option<Vec<Kind>>,
     during: Option<Time>,
     finish: Option<Time>,
+    /// In place of `check` and `check_for`.
+    check: Option<Check>,
 }
 
 /// A span of time as it is written.
@@ -193,6 +238,7 @@ impl Over {
             Self::Edge => "edge",
             Self::Quic => "quic",
             Self::QuicOrWs => "quic+ws",
+            Self::Plain => "plain",
         }
     }
 }
@@ -216,27 +262,34 @@ impl Scenario {
         }
         let during = raw.during.0;
         let steps = steps(file, &raw.step, during).map_err(|message| error(0, message))?;
+        let setup = raw.setup.iter().map(|words| command(file, words)).collect::<Result<Vec<_>, _>>();
+        let setup = setup.map_err(|message| error(0, message))?;
         let mut variants = Vec::new();
         for profiles in &raw.on {
             let names: Vec<String> = profiles.split('+').map(str::to_owned).collect();
             for name in &names {
                 Profile::find(name).map_err(|e| error(0, e.to_string()))?;
             }
-            for over in &raw.over {
-                let other = raw.check_for.iter().rev().find(|c| c.covers(*over, profiles)).map(|c| c.check);
-                variants.push(Variant {
-                    name: format!("{name}/{}/{profiles}", over.name()),
-                    over: *over,
-                    profiles: names.clone(),
-                    load: raw.load.clone(),
-                    during,
-                    finish: raw.finish.map_or(60 * SECOND, |time| time.0),
-                    edge_idle: raw.edge_idle.map_or(60 * SECOND, |time| time.0),
-                    client: raw.client.clone(),
-                    server: raw.server.clone(),
-                    steps: steps.clone(),
-                    check: other.or(raw.check).unwrap_or_default(),
-                });
+            let base = |over: Over| Variant {
+                name: format!("{name}/{}/{profiles}", over.name()),
+                over,
+                profiles: names.clone(),
+                load: raw.load.clone(),
+                during,
+                finish: raw.finish.map_or(60 * SECOND, |time| time.0),
+                edge_idle: raw.edge_idle.map_or(60 * SECOND, |time| time.0),
+                client: raw.client.clone(),
+                server: raw.server.clone(),
+                steps: steps.clone(),
+                check: raw.check_of(over, profiles),
+                setup: setup.clone(),
+                congestion: raw.congestion.clone(),
+                links: raw.links.clone(),
+                must_fail: None,
+            };
+            variants.extend(raw.over.iter().map(|over| base(*over)));
+            for also in raw.also.iter().filter(|also| !(short && also.long_only)) {
+                variants.extend(also.over.as_ref().unwrap_or(&raw.over).iter().map(|over| also.change(base(*over))));
             }
         }
         Ok(Some(Self { name: name.into(), about: raw.about, variants }))
@@ -262,12 +315,46 @@ impl Scenario {
 }
 
 impl Raw {
+    /// What is wanted of a variant.
+    fn check_of(&self, over: Over, profiles: &str) -> Check {
+        let other = self.check_for.iter().rev().find(|c| c.covers(over, profiles)).map(|c| c.check);
+        other.or(self.check).unwrap_or_default()
+    }
+
     fn apply(&mut self, change: Change) {
         self.over = change.over.unwrap_or(std::mem::take(&mut self.over));
         self.on = change.on.unwrap_or(std::mem::take(&mut self.on));
         self.load = change.load.unwrap_or(std::mem::take(&mut self.load));
         self.during = change.during.unwrap_or(self.during);
         self.finish = change.finish.or(self.finish);
+        if change.check.is_some() {
+            self.check = change.check;
+            self.check_for.clear();
+        }
+    }
+}
+
+impl Also {
+    fn change(&self, mut variant: Variant) -> Variant {
+        variant.name = format!("{}/{}", variant.name, self.name);
+        variant.load = self.load.clone().unwrap_or(variant.load);
+        variant.client = self.client.clone().unwrap_or(variant.client);
+        variant.server = self.server.clone().unwrap_or(variant.server);
+        variant.links = self.links.clone().or(variant.links);
+        variant.check = self.check.unwrap_or(variant.check);
+        variant.must_fail = self.must_fail.clone();
+        variant
+    }
+}
+
+impl Check {
+    /// With a wish for every direction that this load fills.
+    #[must_use]
+    pub fn for_load(mut self, load: &[Kind]) -> Self {
+        let has = |kinds: &[Kind]| load.iter().any(|kind| kinds.contains(kind));
+        self.goodput_up = self.goodput_up.or(self.goodput.filter(|_| has(&[Kind::Up, Kind::Uploads])));
+        self.goodput_down = self.goodput_down.or(self.goodput.filter(|_| has(&[Kind::Down])));
+        self
     }
 }
 
@@ -287,17 +374,30 @@ fn steps(file: &str, raw: &[RawStep], during: Nanos) -> Result<Vec<(Nanos, Step)
             (None, Some(condition), Some(within)) => Step::Await(self::condition(condition)?, parse(within)?),
             _ => return Err("a step has `do`, or `await` with `within`".into()),
         };
-        let every = step.every.as_ref().map(parse).transpose()?;
+        let every = step.every.as_deref().map(span).transpose()?;
+        let (lane, mut drawn) = (Lane::new(at, 0xE7E2), 0);
         loop {
             steps.push((at, what.clone()));
-            match every {
-                Some(every @ 1..) if at + every < during => at += every,
-                _ => break,
+            let Some((least, most)) = every else { break };
+            at += least + lane.word(drawn) % (most - least + 1);
+            drawn += 1;
+            if at >= during {
+                break;
             }
         }
     }
     steps.sort_by_key(|(at, _)| *at);
     Ok(steps)
+}
+
+/// `10s`, or `20s..60s`: drawn anew each time, the same for every run.
+fn span(text: &str) -> Result<(Nanos, Nanos), String> {
+    let parse = |text: &str| units::parse_time(text).map_err(|e| e.to_string());
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    match (parse(least)?, parse(most)?) {
+        (least @ 1.., most) if least <= most => Ok((least, most)),
+        _ => Err(format!("`{text}`: a time, or two of them in order: `10s`, `20s..60s`")),
+    }
 }
 
 fn command(file: &str, text: &str) -> Result<Vec<String>, String> {
@@ -378,6 +478,53 @@ check = { goodput_up = "10%" }
     }
 
     #[test]
+    fn goodput_is_wanted_where_there_is_bulk() {
+        let check = Check { goodput: Some(0.5), ..Check::default() };
+        let wanted = |load: &[Kind]| (check.for_load(load).goodput_up, check.for_load(load).goodput_down);
+        assert_eq!(wanted(&[Kind::Up, Kind::Witness]), (Some(0.5), None));
+        assert_eq!(wanted(&[Kind::Uploads, Kind::Down]), (Some(0.5), Some(0.5)));
+        assert_eq!(wanted(&[Kind::Requests]), (None, None));
+        let text = TEXT.replace("during = \"10s\" }", "check = { goodput = \"7%\" } }");
+        let short = parse(&text, true).expect("valid").expect("short");
+        assert!(short.variants.iter().all(|v| v.check == Check { goodput: Some(0.07), ..Check::default() }));
+    }
+
+    #[test]
+    fn variants_of_their_own_change_what_they_name() {
+        let text = format!(
+            "setup = [\"set 0 block=udp\"]\nlinks = \"4\"\n{TEXT}\n[[also]]\nname = \"bad\"\nover = [\"edge\"]\nlinks = \"1\"\n\
+             client = \"x\"\nmust_fail = \"broke\"\ncheck = {{ links_lost = 0 }}\nlong_only = true\n"
+        );
+        let long = parse(&text, false).expect("valid").expect("long").variants;
+        let bad = &long[2];
+        assert_eq!((long.len(), bad.name.as_str()), (6, "t/edge/lan/bad"));
+        assert_eq!(
+            (bad.links.as_deref(), bad.client.as_str(), bad.must_fail.as_deref()),
+            (Some("1"), "x", Some("broke"))
+        );
+        assert_eq!((bad.check.links_lost, bad.check.goodput_up), (Some(0), None));
+        assert_eq!((long[0].links.as_deref(), long[0].must_fail.as_deref()), (Some("4"), None));
+        assert_eq!(long[0].setup, [["set", "0", "block=udp"].map(str::to_owned)]);
+        assert_eq!(parse(&text, true).expect("valid").expect("short").variants.len(), 2);
+    }
+
+    #[test]
+    fn repetitions_at_random_are_the_same_each_time() {
+        let text = TEXT.replace("every = \"10s\"", "every = \"2s..7s\"");
+        let times = |text: &str| -> Vec<Nanos> {
+            let long = parse(text, false).expect("valid").expect("long");
+            let steps = long.variants[0].steps.iter();
+            steps.filter(|(_, step)| matches!(step, Step::Do(_))).map(|(at, _)| *at).collect()
+        };
+        let first = times(&text);
+        assert_eq!(first, times(&text));
+        assert!(
+            first.len() > 4 && first.windows(2).all(|w| (2 * SECOND..=7 * SECOND).contains(&(w[1] - w[0]))),
+            "{first:?}"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (from, to, message) in [
             ("\"witness\"", "\"wittness\"", "line 5: unknown variant `wittness`"),
@@ -386,6 +533,7 @@ check = { goodput_up = "10%" }
             ("edge reload", "reload edge", "`reload` is none of set, profile"),
             ("dsl+lte\"]", "dsll\"]", "no profile `dsll`, did you mean `dsl`?"),
             ("\"20%\"", "\"2000%\"", "`2000%` is no share"),
+            ("every = \"10s\"", "every = \"9s..3s\"", "`9s..3s`: a time, or two of them in order"),
             ("during = \"30s\"", "", "missing field `during`"),
             ("load =", "loads =", "unknown field `loads`, expected one of"),
         ] {
@@ -402,8 +550,8 @@ check = { goodput_up = "10%" }
         let long = Scenario::all(&directory, false).unwrap_or_else(|e| panic!("{e}"));
         let short = Scenario::all(&directory, true).unwrap_or_else(|e| panic!("{e}"));
         assert!(long.len() >= 8 && short.len() >= 6, "{} long, {} short", long.len(), short.len());
-        let time: Nanos = short.iter().flat_map(|s| &s.variants).map(|v| v.during + 5 * SECOND).sum();
-        // three are played at a time
-        assert!(time < 3 * 330 * SECOND, "the short form is to fit into six minutes: {} s", time / 3 / SECOND);
+        let time: Nanos = short.iter().flat_map(|s| &s.variants).map(|v| v.during + 15 * SECOND).sum();
+        // four are played at a time
+        assert!(time < 4 * 330 * SECOND, "the short form is to fit into six minutes: {} s", time / 4 / SECOND);
     }
 }

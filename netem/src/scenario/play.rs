@@ -3,7 +3,7 @@
 use super::file::{Check, Condition, MEMORY_MIB, Over, Step, Variant};
 use super::subject::{FAR_PORT, FORWARD, SOCKS, Subject};
 use crate::emulator::Backend;
-use crate::lab::{EdgeOptions, Host, Lab, Options, SERVER_NAME};
+use crate::lab::{EdgeOptions, Host, Lab, Options, SERVER, SERVER_NAME};
 use crate::load::{Far, Ledger, Near, Tally};
 use crate::model::{Params, Trace};
 use crate::profile::Profile;
@@ -34,6 +34,8 @@ pub struct Outcome {
     pub name: String,
     /// What was not as wanted; empty when all was.
     pub faults: Vec<String>,
+    /// What was found wrong with what had to be found wrong.
+    pub found: Vec<String>,
     /// Payload up, as a share of what the link carries.
     pub goodput_up: f64,
     /// Payload down, as a share of what the link carries.
@@ -81,6 +83,9 @@ impl Player {
         if let Err(error) = self.try_play(variant, lab, &mut outcome) {
             outcome.faults.insert(0, error.to_string());
         }
+        if let Some(wanted) = &variant.must_fail {
+            outcome.must_have_failed(wanted);
+        }
         outcome.seconds = (sys::monotonic() - started) as f64 / 1e9;
         outcome
     }
@@ -97,16 +102,21 @@ impl Player {
             // a tunnel that fills both cores must not make the links worse than they are
             realtime: true,
             gro: true,
-            congestion: None,
+            congestion: variant.congestion.clone(),
             owner: Some(std::process::id()),
             program: self.netem.clone(),
         })?);
         let directory = self.output.join(variant.name.replace(['/', '+'], "-"));
         let _ = std::fs::remove_dir_all(&directory);
+        for words in &variant.setup {
+            self.command(words, &lab.0)?;
+        }
         let mut subject = Subject::prepare(&lab.0, &self.ghostwire, &directory, variant)?;
-        subject.start("server")?;
-        subject.start("client")?;
-        subject.wait_connected(CONNECT)?;
+        if variant.over != Over::Plain {
+            subject.start("server")?;
+            subject.start("client")?;
+            subject.wait_connected(CONNECT)?;
+        }
 
         let ledger = Arc::new(Ledger::default());
         let network = |host| Some(Path::new("/run/netns").join(lab.0.plan().namespace(host)));
@@ -114,7 +124,10 @@ impl Player {
         let _far = Far::start(network(Host::Server), far, Arc::clone(&ledger))?;
         let near = Near {
             network: network(Host::Client),
-            forward: FORWARD.parse()?,
+            forward: match variant.over {
+                Over::Plain => format!("{SERVER}:{FAR_PORT}").parse()?,
+                _ => FORWARD.parse()?,
+            },
             socks: SOCKS.parse()?,
             name: SERVER_NAME.into(),
             port: FAR_PORT,
@@ -135,8 +148,7 @@ impl Player {
         for thread in threads {
             thread.join().map_err(|_| "a thread of the load panicked")?;
         }
-        fault?;
-        subject.check_alive()?;
+        let fault = fault.and_then(|()| Ok(subject.check_alive()?));
 
         let from = measured.from.unwrap_or_default();
         let profile = Profile::find(&variant.profiles[0])?;
@@ -155,8 +167,8 @@ impl Player {
         outcome.own_drops = serde_json::from_str::<serde_json::Value>(&lab.0.ask("stats")?)?["own_drops"]
             .as_u64()
             .ok_or("the emulator tells no drops")?;
-        outcome.judge(&variant.check);
-        Ok(())
+        outcome.judge(&variant.check.for_load(&variant.load));
+        fault
     }
 
     fn run_steps(
@@ -179,6 +191,8 @@ impl Player {
                 && let Some((_, step)) = measured.steps.pop_front()
             {
                 match step {
+                    // past the edge its restarts are not felt
+                    Step::Do(words) if variant.over != Over::Edge && words[0] == "edge" => {}
                     Step::Do(words) => self.act(&words, lab, subject)?,
                     Step::Await(condition, within) => {
                         let took = wait_for(&condition, within, subject, near)?;
@@ -206,7 +220,11 @@ impl Player {
         {
             return Ok(subject.restart(side)?);
         }
-        // the lab's commands, as a user gives them
+        self.command(words, lab)
+    }
+
+    /// A command of the lab, as a user gives it.
+    fn command(&self, words: &[String], lab: &Lab) -> Result<(), Box<dyn Error>> {
         let status = std::process::Command::new(&self.netem)
             .args(words)
             .env("NETEM_LAB", &lab.plan().name)
@@ -245,8 +263,9 @@ fn wait_for(
             Condition::Answer => near.answers(within.saturating_sub(sys::monotonic() - begin)),
             Condition::Transport(name) => {
                 let links = subject.links();
-                let best = links.iter().filter_map(|link| link["rank"].as_u64()).min();
-                links.iter().any(|l| l["rank"].as_u64() == best && l["transport"] == **name && l["suspect_s"].is_null())
+                let good = || links.iter().filter(|link| link["suspect_s"].is_null());
+                let best = good().filter_map(|link| link["rank"].as_u64()).min();
+                good().any(|link| link["rank"].as_u64() == best && link["transport"] == **name)
             }
             Condition::Uplink(number) => {
                 let name = format!("up{number}");
@@ -270,6 +289,7 @@ impl Outcome {
         Self {
             name: name.into(),
             faults: Vec::new(),
+            found: Vec::new(),
             goodput_up: 0.0,
             goodput_down: 0.0,
             mbit_up: 0.0,
@@ -282,6 +302,14 @@ impl Outcome {
             waits: Vec::new(),
             own_drops: 0,
             seconds: 0.0,
+        }
+    }
+
+    /// Turns the verdict round: what was found is as it should be, finding nothing is the fault.
+    fn must_have_failed(&mut self, wanted: &str) {
+        self.found = std::mem::take(&mut self.faults);
+        if !self.found.iter().any(|fault| fault.contains(wanted)) {
+            self.faults.push(format!("`{wanted}` had to be found wrong: this scenario proves nothing"));
         }
     }
 
@@ -311,6 +339,8 @@ impl Outcome {
             let wanted = wanted.unwrap_or(Nanos::MAX) / 1_000_000;
             want(got / 1000 <= wanted, format!("witness {name} {} ms, {wanted} ms wanted", got / 1000));
         }
+        let links_lost = check.links_lost.unwrap_or(u64::MAX);
+        want(self.link_losses <= links_lost, format!("{} links were lost, {links_lost} allowed", self.link_losses));
         let requests = check.requests.unwrap_or(0);
         want(tally.requests >= requests, format!("{} requests answered, {requests} wanted", tally.requests));
         self.faults.extend(faults);
@@ -332,4 +362,63 @@ fn capacity(params: &Params, into: Nanos, span: Nanos) -> f64 {
 fn uptime(lab: &Lab) -> Result<Nanos, Box<dyn Error>> {
     let stats: serde_json::Value = serde_json::from_str(&lab.ask("stats")?)?;
     Ok((stats["uptime_s"].as_f64().ok_or("the emulator tells no time")? * 1e9) as Nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(faults: &[&str]) -> Outcome {
+        let mut outcome = Outcome::new("t");
+        outcome.faults = faults.iter().map(|text| (*text).to_owned()).collect();
+        outcome
+    }
+
+    #[test]
+    fn what_has_to_be_found_wrong_is_good_only_when_it_is() {
+        let mut found = outcome(&["3 connections broke (up: reset)"]);
+        found.must_have_failed("connections broke");
+        assert_eq!((found.faults.len(), found.found.len()), (0, 1));
+        for faults in [&[][..], &["1 wrong bytes"]] {
+            let mut other = outcome(faults);
+            other.must_have_failed("connections broke");
+            assert!(other.faults[0].contains("proves nothing"), "{:?}", other.faults);
+        }
+    }
+
+    #[test]
+    fn every_wish_is_judged() {
+        let wishes = [
+            (Check { goodput_up: Some(0.5), ..Check::default() }, "goodput up 40 %, 50 % wanted"),
+            (Check { goodput_down: Some(0.5), ..Check::default() }, "goodput down 30 %, 50 % wanted"),
+            (Check { links_lost: Some(1), ..Check::default() }, "2 links were lost, 1 allowed"),
+            (Check { requests: Some(5), ..Check::default() }, "4 requests answered, 5 wanted"),
+            (Check { memory_mib: Some(6), ..Check::default() }, "7 MiB of memory, 6 allowed"),
+            (Check { witness_p50: Some(9 * MILLISECOND), ..Check::default() }, "witness p50 10 ms, 9 ms wanted"),
+            (Check { witness_p99: Some(19 * MILLISECOND), ..Check::default() }, "witness p99 20 ms, 19 ms wanted"),
+        ];
+        let played = || {
+            let mut played = Outcome { goodput_up: 0.4, goodput_down: 0.3, link_losses: 2, ..outcome(&[]) };
+            played.tally.requests = 4;
+            played.peak_memory = 7 << 20;
+            played.tally.witness_us.p50 = 10_000;
+            played.tally.witness_us.p99 = 20_000;
+            played
+        };
+        for (check, fault) in wishes {
+            let mut outcome = played();
+            outcome.judge(&check);
+            assert_eq!(outcome.faults, [fault]);
+        }
+        let mut broken = played();
+        broken.tally.resets = 1;
+        broken.judge(&Check { resets_allowed: true, ..Check::default() });
+        assert!(broken.faults.is_empty());
+        broken.judge(&Check::default());
+        assert_eq!(broken.faults, ["1 connections broke"]);
+        let mut bad = played();
+        (bad.tally.wrong_bytes, bad.tally.unfinished, bad.own_drops) = (1, 2, 3);
+        bad.judge(&Check::default());
+        assert_eq!(bad.faults.len(), 3, "{:?}", bad.faults);
+    }
 }

@@ -188,7 +188,8 @@ fn client_file(lab: &Lab, variant: &Variant, server_key: &str, socket: &Path) ->
     let connect = match variant.over {
         Over::Ws => ws,
         Over::Quic => quic,
-        Over::QuicOrWs => format!("{quic}, {ws}"),
+        // a comparison's programs are never started
+        Over::QuicOrWs | Over::Plain => format!("{quic}, {ws}"),
         Over::Edge => {
             let ca = lab.directory().join("edge/ca.pem");
             format!("{{ url = \"wss://{EDGE_NAME}/gw\", verify = \"ca:{}\" }}", ca.display())
@@ -199,7 +200,8 @@ fn client_file(lab: &Lab, variant: &Variant, server_key: &str, socket: &Path) ->
         .map(|i| {
             // one uplink is left to the routing, so that it may change its address
             let bound = if several { format!("source = \"{}\"\n", Plan::client_address(i, 0)) } else { String::new() };
-            format!("[[uplink]]\nname = \"up{i}\"\n{bound}connect = [{connect}]\n\n")
+            let links = variant.links.as_ref().map(|links| format!("links = \"{links}\"\n")).unwrap_or_default();
+            format!("[[uplink]]\nname = \"up{i}\"\n{bound}{links}connect = [{connect}]\n\n")
         })
         .collect();
     format!(
@@ -217,7 +219,7 @@ fn server_file(variant: &Variant, client_key: &str, socket: &Path) -> String {
     let listen = match variant.over {
         Over::Ws => ws.to_owned(),
         Over::Quic => quic.to_owned(),
-        Over::QuicOrWs => format!("{ws}{quic}"),
+        Over::QuicOrWs | Over::Plain => format!("{ws}{quic}"),
         Over::Edge => "[[listen]]\nurl = \"ws://0.0.0.0:8080/gw\"\n\n".to_owned(),
     };
     format!(

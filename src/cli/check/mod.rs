@@ -6,6 +6,7 @@
 
 mod certificate;
 mod host;
+mod tun;
 mod validity;
 
 use std::io;
@@ -83,14 +84,16 @@ fn check_client(client: &Client) -> Findings {
             }
         }
     }
-    for forward in &client.forwards {
-        host::check_listen(&mut findings, "forward", TransportKind::Ws, forward.listen, running);
-    }
-    if let Some(socks5) = &client.socks5 {
+    check_forwards(&mut findings, &client.forwards, running);
+    for socks5 in &client.socks5 {
         check_socks5(&mut findings, socks5, running);
     }
-    if client.forwards.is_empty() && client.socks5.is_none() && client.dial == AllowList::new(Vec::new()) {
-        findings.warning("nothing to carry: no [[forward]], no [socks5], and [dial] allows nothing");
+    if let Some(tun) = &client.tun {
+        tun::check(&mut findings, tun, running);
+    }
+    let streams = !client.forwards.is_empty() || !client.socks5.is_empty() || client.dial != AllowList::new(Vec::new());
+    if !streams && client.tun.is_none() {
+        findings.warning("nothing to carry: no [[forward]], no [[socks5]], no [tun], and [dial] allows nothing");
     }
     findings
 }
@@ -110,17 +113,19 @@ fn check_server(server: &Server) -> Findings {
             findings.problem(format!("listen: the decoy {} is not a directory", dir.display()));
         }
     }
+    if let Some(tun) = &server.tun {
+        tun::check(&mut findings, tun, running);
+    }
     for peer in &server.peers {
         placeholder(&mut findings, &format!("peer \"{}\"", peer.name), &peer.public_key);
-        for forward in &peer.forwards {
-            host::check_listen(&mut findings, "forward", TransportKind::Ws, forward.listen, running);
-        }
-        if let Some(socks5) = &peer.socks5 {
+        check_forwards(&mut findings, &peer.forwards, running);
+        for socks5 in &peer.socks5 {
             check_socks5(&mut findings, socks5, running);
         }
-        if peer.forwards.is_empty() && peer.socks5.is_none() && peer.allow == AllowList::new(Vec::new()) {
+        let streams = !peer.forwards.is_empty() || !peer.socks5.is_empty() || peer.allow != AllowList::new(Vec::new());
+        if !streams && peer.tun.is_empty() {
             findings.warning(format!(
-                "peer \"{}\" can do nothing: no `allow`, and no [[forward]] or [socks5] for it",
+                "peer \"{}\" can do nothing: no `allow`, no `tun`, and no [[forward]] or [[socks5]] for it",
                 peer.name
             ));
         }
@@ -140,9 +145,20 @@ fn raw(findings: &mut Findings, what: &str, transports: impl Iterator<Item = Tra
     }
 }
 
+fn check_forwards(findings: &mut Findings, forwards: &[config::Forward], running: bool) {
+    for forward in forwards {
+        if forward.protocols.tcp() {
+            host::check_listen(findings, "forward", TransportKind::Ws, forward.listen, running);
+        }
+        if forward.protocols.udp() {
+            host::check_listen(findings, "forward", TransportKind::Quic, forward.listen, running);
+        }
+    }
+}
+
 fn check_socks5(findings: &mut Findings, socks5: &config::Socks5, running: bool) {
     host::check_listen(findings, "socks5", TransportKind::Ws, socks5.listen, running);
-    if !socks5.listen.ip().is_loopback() {
+    if socks5.users.is_open() && !socks5.listen.ip().is_loopback() {
         findings.warning(format!("socks5: {} lets whoever reaches it use the tunnel", socks5.listen));
     }
 }

@@ -149,12 +149,29 @@ impl<'a> Section<'a> {
         entries
     }
 
+    /// As [`Self::tables`], and a single section (`[key]`) is taken as well.
+    pub(in crate::config) fn table_or_tables<T>(&self, key: &'static str, read: impl Fn(&Self) -> Option<T>) -> Vec<T> {
+        if matches!(self.raw(key).map(Spanned::get_ref), Some(DeValue::Table(_))) {
+            self.know(key, || Shape::optional("sections", "none", ""));
+            return self.subsection(key, read).into_iter().collect();
+        }
+        self.tables(key, read)
+    }
+
     /// The strings that the entries of the array of tables `key` have for `inner`, whatever else is wrong with the entries.
     pub(in crate::config) fn strings_of(&self, key: &str, inner: &str) -> Vec<(&'a str, Range<usize>)> {
         let entries = self.raw(key).and_then(|raw| raw.get_ref().as_array());
         let tables = entries.into_iter().flat_map(|array| array.iter()).filter_map(|item| item.get_ref().as_table());
         let values = tables.filter_map(|table| table.get(inner));
         values.filter_map(|value| Some((value.get_ref().as_str()?, value.span()))).collect()
+    }
+
+    /// The strings in the arrays that the entries of the array of tables `key` have for `inner`.
+    pub(in crate::config) fn items_of(&self, key: &str, inner: &str) -> Vec<(&'a str, Range<usize>)> {
+        let entries = self.raw(key).and_then(|raw| raw.get_ref().as_array());
+        let tables = entries.into_iter().flat_map(|array| array.iter()).filter_map(|item| item.get_ref().as_table());
+        let arrays = tables.filter_map(|table| table.get(inner)).filter_map(|value| value.get_ref().as_array());
+        arrays.flat_map(|array| array.iter()).filter_map(|item| Some((item.get_ref().as_str()?, item.span()))).collect()
     }
 
     /// Complains about entries of the array of tables `key` that share the string `inner` with an earlier one.

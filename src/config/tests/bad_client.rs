@@ -56,11 +56,38 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn a_rate_that_has_no_effect_or_no_sense_is_refused() {
+    let uplink = "[rate]\nmode = \"fixed\"\n[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n";
+    assert_said(
+        &[
+            (
+                &with("max_up = \"20mbit\"\n"),
+                "client.toml:9: uplink.max_up: has no effect while `rate.mode` is \"off\"; remove it",
+            ),
+            (
+                &with("[rate]\nmode = \"fixed\"\n"),
+                "client.toml:10: rate.mode: \"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`",
+            ),
+            (
+                &format!("{SITE}{SERVER}{uplink}max_down = \"20kbit\"\nmax_up = \"1\"\n"),
+                "client.toml:11: uplink.max_down: \"20kbit\" is out of range; allowed: 100kbit to 100gbit\n\
+                 client.toml:12: uplink.max_up: \"1\" has no unit (bit, kbit, mbit, gbit); allowed: 100kbit to 100gbit",
+            ),
+            (
+                &with("[rate]\nmax_rate = \"20mbit\"\n"),
+                "client.toml:10: rate.max_rate: unknown key; each [[uplink]] has a `max_up` of its own",
+            ),
+        ],
+        |text| Bench::new().client(text),
+    );
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
     assert_said(
         &[
             ("[livenes]\n", "client.toml:9: livenes: unknown key; did you mean `liveness`?"),
-            ("metered = true\n", "client.toml:9: uplink.metered: unknown key; known here: name, interface, source, connect, links"),
+            ("metered = true\n", "client.toml:9: uplink.metered: unknown key; known here: name, interface, source, via, via_password_file, connect, links, max_up, max_down"),
             ("conect = []\n", "client.toml:9: uplink.conect: unknown key; did you mean `connect`?"),
             ("[liveness]\nping_intervall = \"1s\"\nping_timeuot = \"1s\"\n",
              "client.toml:10: liveness.ping_intervall: unknown key; did you mean `ping_interval`?\n\
@@ -69,8 +96,8 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
              "client.toml:9: listen: unknown key; a client accepts no links; [[listen]] belongs in a server's file"),
             ("[performance]\nworkers = 4\n",
              "client.toml:10: performance.workers: unknown key; a client has one session on one thread; it belongs in a server's file"),
-            ("[tun]\nname = \"gw0\"\n",
-             "client.toml:9: tun: unknown key; known here: site, server, uplink, forward, socks5, dial, performance, retry, liveness, handshake, admin, log, seal, daemon"),
+            ("[vpn]\nname = \"gw0\"\n",
+             "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, exit, exit_pool, breaker, daemon"),
             ("[site.extra]\n", "client.toml:9: site.extra: unknown key; known here: name, private_key_file, private_key_env"),
         ]
         .map(|(addition, said)| (with(addition), said))
@@ -78,6 +105,24 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
         .map(|(text, said)| (text.as_str(), *said)),
         |text| Bench::new().client(text),
     );
+}
+
+#[test]
+fn a_file_of_users_is_judged_without_being_shown() {
+    let bench = Bench::new();
+    bench.file("users", "ann:one\nhunter2\n", 0o600);
+    bench.file("open", "ann:one\n", 0o644);
+    let with = |file: &str| format!("[[socks5]]\nlisten = \"127.0.0.1:1\"\nusers_file = \"{file}\"\n");
+    for (file, problem) in [
+        ("users", "line 2: is not NAME:PASSWORD"),
+        ("open", "can be read by others (mode 0644); run: chmod 600"),
+        ("none", "cannot read"),
+    ] {
+        let said = bench.client(&with(file)).unwrap_err();
+        let line = said.lines().find(|line| line.starts_with("client.toml:3: socks5.users_file: "));
+        assert!(line.is_some_and(|line| line.contains(problem)), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]
@@ -110,8 +155,14 @@ fn values_of_the_wrong_type_or_range_are_refused_with_what_is_allowed() {
              "client.toml:10: log.level: \"verbose\" is not one of the choices; allowed: \"error\", \"warn\", \"info\", \"debug\", \"trace\""),
             ("[seal]\nmode = false\n", "client.toml:10: seal.mode: false is not a string; allowed: \"auto\", \"always\""),
             ("[admin]\nsocket = \"\"\n", "client.toml:10: admin.socket: \"\" is empty; allowed: a path, \"none\""),
-            ("[[socks5]]\nlisten = \"127.0.0.1:1080\"\n",
-             "client.toml:9: socks5: is a section; write [socks5] on a line of its own"),
+            ("[[udp]]\n",
+             "client.toml:9: udp: is a section; write [udp] on a line of its own"),
+            ("[udp]\nidle_timeout = \"5m\"\nbusy_timeout = \"4m\"\n",
+             "client.toml:11: udp.busy_timeout: `busy_timeout` is less than `idle_timeout`"),
+            ("[[forward]]\nlisten = \"tcp://127.0.0.1:5\"\nto = \"a.example:5\"\nprotocol = \"udp\"\n",
+             "client.toml:10: forward.listen: \"tcp://127.0.0.1:5\" has the scheme tcp:// beside protocol = \"udp\"; leave the scheme out; allowed: [tcp://]ADDRESS:PORT"),
+            ("[[forward]]\nports = [\"80\"]\nprotocol = \"tcp+udp\"\n[[forward]]\nprotocol = \"udp\"\nlisten = \"127.0.0.1:80\"\nto = \"a:1\"\n",
+             "client.toml:14: forward.listen: 127.0.0.1:80 cannot be listened on beside 0.0.0.0:80 (forward.ports in line 10)"),
             ("[forward]\nports = [\"80\"]\n",
              "client.toml:9: forward: there may be several of these; write [[forward]] instead of [forward]"),
         ]
@@ -199,8 +250,8 @@ fn forwards_that_cannot_work_are_refused() {
              "client.toml:10: forward.peer: unknown key; a client has no other side than its server; it belongs in a server's file"),
             ("[socks5]\n", "client.toml:9: socks5.listen: is missing; allowed: [tcp://]ADDRESS:PORT"),
             ("[dial]\nallow = [\"tcp:10.1.2.3/8:*\", \"ssh\"]\n",
-             "client.toml:10: dial.allow: \"ssh\" does not start with tcp:; allowed: \"any\", \"tcp:HOST:PORTS\"\n\
-              client.toml:10: dial.allow: \"tcp:10.1.2.3/8:*\" has bits set beyond its prefix; the network is 10.0.0.0/8; allowed: \"any\", \"tcp:HOST:PORTS\""),
+             "client.toml:10: dial.allow: \"ssh\" does not start with tcp: or udp:; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\"\n\
+              client.toml:10: dial.allow: \"tcp:10.1.2.3/8:*\" has bits set beyond its prefix; the network is 10.0.0.0/8; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\""),
         ]
         .map(|(addition, said)| (with(addition), said))
         .each_ref()
@@ -227,7 +278,7 @@ fn keys_are_refused_without_being_shown() {
             ("private_key_file = \".\"", "client.toml:3: site.private_key_file: . is not a regular file"),
             ("private_key_file = \"short.key\"",
              "client.toml:3: site.private_key_file: short.key does not hold a key: a key has 44 characters, this has 7"),
-            ("private_key_file = \"long.key\"", "client.toml:3: site.private_key_file: long.key is longer than a key file"),
+            ("private_key_file = \"long.key\"", "client.toml:3: site.private_key_file: long.key is longer than 1024 bytes"),
             ("private_key_file = \"SECRET\"",
              "client.toml:3: site.private_key_file: names a file, and this looks like a key itself; put the key in a file of its own"),
             ("private_key_env = \"SECRET\"",

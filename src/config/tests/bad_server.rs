@@ -130,7 +130,7 @@ fn peers_that_cannot_be_told_apart_and_forwards_to_nobody_are_refused() {
         ),
         (
             with("allow = \"any\"\nmax_streams = 1.5\n"),
-            "server.toml:10: peer.allow: \"any\" is not an array in brackets; allowed: \"any\", \"tcp:HOST:PORTS\"\n\
+            "server.toml:10: peer.allow: \"any\" is not an array in brackets; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\"\n\
              server.toml:11: peer.max_streams: 1.5 is not an integer; allowed: 1 to 1000000",
         ),
         (
@@ -157,4 +157,33 @@ fn a_site_is_not_its_own_peer() {
         "server.toml:9: peer.public_key: \"{own}\" is this site's own key; the other site's is needed; allowed: 44 characters, as `ghostwire keygen` prints them"
     );
     check(&[(text, &said)]);
+}
+
+#[test]
+fn packet_mode_that_cannot_work_is_refused() {
+    let with = |peer: &str, rest: &str| format!("{SITE}{LISTEN}{PEER}{peer}{rest}");
+    check(&[
+        (
+            with("tun = [\"10.0.0.0/8\"]\n", ""),
+            "server.toml:10: peer.tun: has no effect without [tun]; remove it, or add [tun]",
+        ),
+        (with("", "[tun]\n"), "server.toml:10: tun.address: is missing; allowed: ADDRESS/BITS"),
+        (
+            with("", "[tun]\naddress = []\n"),
+            "server.toml:11: tun.address: is empty; the device needs at least one address",
+        ),
+        (
+            with("tun = [\"10.0.0.1/8\"]\n", "[tun]\naddress = [\"10.77.0.1/24\"]\nmtu = 500\nname = \"a/b\"\n"),
+            "server.toml:10: peer.tun: \"10.0.0.1/8\" has bits set beyond its length; allowed: ADDRESS/BITS\n\
+             server.toml:13: tun.mtu: 500 is out of range; allowed: 1280 to 65000\n\
+             server.toml:14: tun.name: \"a/b\" is not the name of an interface; allowed: name of a network interface",
+        ),
+        (
+            with(
+                "tun = [\"10.1.0.0/16\"]\n[[peer]]\nname = \"b\"\npublic_key = \"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\"\ntun = [\"10.1.0.0/16\"]\n",
+                "[tun]\naddress = [\"10.77.0.1/24\"]\n",
+            ),
+            "server.toml:14: peer.tun: \"10.1.0.0/16\" is in line 10 already",
+        ),
+    ]);
 }

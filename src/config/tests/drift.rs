@@ -9,7 +9,7 @@ use ::toml::de::{DeTable, DeValue};
 
 use super::*;
 use crate::config::shape::{Fallback, Key, Shape};
-use crate::units::{ByteSize, parse_duration};
+use crate::units::{Bitrate, ByteSize, parse_duration};
 
 /// What one side knows: path and shape.
 type Schema = BTreeMap<String, Shape>;
@@ -81,6 +81,7 @@ fn canonical(kind: &str, value: &str) -> String {
     match kind {
         "duration" => format!("{:?}", parse_duration(bare)),
         "size" => format!("{:?}", bare.parse::<ByteSize>()),
+        "rate" => format!("{:?}", bare.parse::<Bitrate>()),
         "number" => format!("{:?}", bare.parse::<f64>()),
         _ => value.to_owned(),
     }

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::connectors::allow::{AllowList, HostRule, PortRule, Rule};
+use crate::connectors::allow::{AllowList, HostRule, PortRule, Protocol, Rule};
 use crate::transport::TransportKind;
 use crate::transport::raw::BackendChoice;
-use crate::units::ByteSize;
+use crate::units::{Bitrate, ByteSize};
 use crate::wire::frame::Class;
 
 const CLIENT: &str = "[site]\nname = \"nl\"\nprivate_key_file = \"nl.key\"\n[server]\npublic_key = \"PUBLIC\"\n";
@@ -37,11 +37,12 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     assert_eq!((endpoint.address, &endpoint.verify), (None, &Verify::System));
     assert_eq!(uplink.pool_size(TransportKind::Ws), PoolSize { min: 2, max: 4 });
     assert_eq!(uplink.pool_size(TransportKind::Quic), PoolSize { min: 1, max: 1 });
-    assert_eq!((client.forwards.len(), &client.socks5), (0, &None));
+    assert_eq!((client.forwards.len(), client.socks5.len()), (0, 0));
     assert_eq!(client.dial, AllowList::new(vec![]));
-    let Performance { max_streams, memory, packet_workers } = client.performance;
-    assert_eq!((max_streams, memory), (5_000, ByteSize::from_mib(128)));
-    assert!((1..=256).contains(&packet_workers));
+    assert_eq!(
+        client.performance,
+        Performance { max_streams: 5_000, memory: ByteSize::from_mib(128), packet_workers: 0 }
+    );
     assert_eq!(client.raw, Raw::default());
     let seconds = Duration::from_secs;
     let retry =
@@ -52,6 +53,22 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     assert_eq!(client.handshake.timeout, seconds(30));
     assert_eq!(client.log, Log { level: LogLevel::Info, format: LogFormat::Text });
     assert_eq!(client.seal, SealMode::Auto);
+    assert_eq!((client.rate, uplink.max_up, uplink.max_down), (RateMode::Off, None, None));
+}
+
+#[test]
+fn rates_are_read_where_they_stand() {
+    let client = client(
+        "[rate]\nmode = \"fixed\"\n[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\nmax_up = \"19.5mbit\"\n\
+         [[uplink]]\nname = \"b\"\nconnect = [\"quic://a.example\"]\nmax_down = \"100kbit\"\n",
+    );
+    let rates: Vec<_> = client.uplinks.iter().map(|up| (up.max_up, up.max_down)).collect();
+    let (up, down) = (Bitrate::from_bps(19_500_000), Bitrate::from_bps(100_000));
+    assert_eq!((client.rate, &rates[..]), (RateMode::Fixed, &[(Some(up), None), (None, Some(down))][..]));
+    let listen = "[[listen]]\nurl = \"ws://[::1]\"\n[rate]\nmax_rate = \"1gbit\"\n";
+    let server = server(&format!("{listen}{PEER}max_rate = \"200mbit\"\n"));
+    assert_eq!(server.max_rate, Some(Bitrate::from_mbit(1_000)));
+    assert_eq!(server.peers[0].max_rate, Some(Bitrate::from_mbit(200)));
 }
 
 #[test]
@@ -63,14 +80,17 @@ fn a_server_has_the_documented_defaults() {
         address: "[::1]:80".parse().unwrap(),
         path: "/".into(),
         certificate: None,
+        proxies: Vec::new(),
         decoy: Decoy::NotFound,
     };
     assert_eq!(*listen, expected);
     let [peer] = &server.peers[..] else { panic!("one peer") };
     assert_eq!((peer.name.as_str(), peer.public_key.to_string().as_str()), ("nl", PUBLIC));
+    assert_eq!((peer.max_rate, server.max_rate), (None, None));
     assert_eq!((&peer.allow, peer.max_streams), (&AllowList::new(vec![]), 10_000));
     assert_eq!(server.performance.memory, ByteSize::from_mib(256));
     assert!((1..=256).contains(&server.workers));
+    assert_eq!(server.fronts, []);
 }
 
 #[test]
@@ -141,7 +161,19 @@ fn shorthand_becomes_one_forward_for_each_port() {
     );
     assert_eq!(shown[163], "127.0.0.1:0 a.example:1");
     assert_eq!((client.forwards[0].class, client.forwards[163].class), (Class::Interactive, Class::BestEffort));
-    assert_eq!(client.socks5, Some(Socks5 { listen: "[::1]:1080".parse().unwrap() }));
+    assert_eq!((client.socks5.len(), client.socks5[0].listen), (1, "[::1]:1080".parse().unwrap()));
+    assert!(client.socks5[0].users.is_open());
+}
+
+#[test]
+fn fronts_are_addresses_and_networks() {
+    let server = server(&format!(
+        "[[listen]]\nurl = \"quic://0.0.0.0:0\"\nself_signed = true\n{PEER}\
+         [handshake]\nfronts = [\"192.0.2.7\", \"198.51.100.0/24\", \"2001:db8::/32\"]\n",
+    ));
+    let contains = |ip: &str| server.fronts.iter().any(|net| net.contains(ip.parse().unwrap()));
+    assert!(contains("192.0.2.7") && contains("198.51.100.9") && contains("2001:db8::1"));
+    assert!(!contains("192.0.2.8") && !contains("203.0.113.1") && !contains("2001:db9::1"));
 }
 
 #[test]
@@ -155,11 +187,11 @@ fn reverse_forwards_belong_to_their_peer() {
     let [nl, de] = &server.peers[..] else { panic!("two peers") };
     let listens = |peer: &Peer| peer.forwards.iter().map(|f| f.listen.port()).collect::<Vec<_>>();
     assert_eq!((listens(nl), listens(de)), (vec![2000], vec![1000, 1001]));
-    assert_eq!((nl.socks5.is_some(), de.socks5.is_some()), (false, true));
+    assert_eq!((nl.socks5.len(), de.socks5.len()), (0, 1));
     assert_eq!((nl.max_streams, de.max_streams, server.workers), (9, 7, 3));
     let rules = vec![
-        Rule { host: HostRule::Any, ports: PortRule::Any },
-        Rule { host: HostRule::Any, ports: PortRule::Range(443, 443) },
+        Rule { protocol: None, host: HostRule::Any, ports: PortRule::Any },
+        Rule { protocol: Some(Protocol::Tcp), host: HostRule::Any, ports: PortRule::Range(443, 443) },
     ];
     assert_eq!(de.allow, AllowList::new(rules));
     assert_eq!(server.listens[0].address, "0.0.0.0:0".parse::<SocketAddr>().unwrap());
@@ -255,4 +287,56 @@ fn mutilated_files_are_answered_and_never_panic() {
         }
     }
     assert!(bad > 300, "the mutilations hurt: {bad}");
+}
+
+#[test]
+fn proxies_pools_and_breakers_are_read_as_written() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new();
+    bench.file("word", "a word\n", 0o600);
+    let text = filled(&format!(
+        "[site]\nname = \"ir\"\nprivate_key_file = \"ir.key\"\n[[listen]]\nurl = \"ws://[::1]\"\nproxy_from = [\"10.0.0.0/8\", \"192.0.2.1\"]\n{PEER}\
+         [[forward]]\npeer = \"nl\"\nlisten = \"127.0.0.1:1\"\nto = \"[::1]:2\"\nproxy_protocol = \"v2\"\nproxy_from = [\"::1\"]\n\
+         [exit]\nvia = \"socks5://me@[::1]:1080\"\npassword_file = \"word\"\n\
+         [exit_pool]\nsize = 3\ntargets = 4\nidle = \"5s\"\n[breaker]\nfailures = 6\npause = \"7s\"\n[daemon]\nuser = \"gw\"\n"
+    ));
+    let server = bench.server(&text).unwrap();
+    let net = |text: &str, prefix| crate::units::IpNet { addr: text.parse().unwrap(), prefix };
+    assert_eq!(server.listens[0].proxies, [net("10.0.0.0", 8), net("192.0.2.1", 32)]);
+    let forward = &server.peers[0].forwards[0];
+    assert_eq!(
+        (forward.tell, &forward.proxies[..]),
+        (Some(crate::wire::proxy_protocol::Version::V2), &[net("::1", 128)][..])
+    );
+    let via = server.exit.via.unwrap();
+    let (user, word) = via.credentials.clone().unwrap();
+    assert_eq!((via.host.as_str(), via.port, user.as_str(), word.as_str()), ("::1", 1080, "me", "a word"));
+    assert_eq!((server.exit.pool.size, server.exit.pool.targets, server.exit.pool.idle.as_secs()), (3, 4, 5));
+    assert_eq!((server.exit.breaker.failures, server.exit.breaker.pause.as_secs()), (6, 7));
+    assert_eq!(server.process.user.as_deref(), Some("gw"));
+    fs::set_permissions(bench.path("word"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(bench.server(&text).unwrap_err().contains("can be read by others"));
+}
+
+#[test]
+fn packet_mode_says_what_is_behind_whom() {
+    let server = server(&format!(
+        "[[listen]]\nurl = \"ws://[::1]\"\n{PEER}tun = [\"10.77.0.2\", \"10.1.0.0/16\"]\n\
+         [tun]\naddress = [\"10.77.0.1/24\", \"fd77::1/64\"]\nmasquerade = true\n[performance]\npacket_workers = 3\n"
+    ));
+    let shown = |prefixes: &[crate::wire::packet::prefix::Prefix]| {
+        prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(shown(&server.peers[0].tun), "10.77.0.2/32 10.1.0.0/16");
+    assert_eq!(server.performance.packet_workers, 3);
+    let tun = server.tun.unwrap();
+    assert_eq!((tun.name.as_str(), tun.mtu, tun.masquerade, tun.offload), ("gw0", 1_400, true, true));
+    assert_eq!(tun.addresses[1].0, "fd77::1".parse::<std::net::IpAddr>().unwrap());
+    let client = client(
+        "[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n[tun]\nname = \"site7\"\naddress = [\"10.77.0.2/24\"]\n\
+         routes = [\"10.0.0.0/8\"]\nmtu = 1280\noffload = \"off\"\n",
+    );
+    let tun = client.tun.unwrap();
+    assert_eq!(shown(&tun.networks()), "10.77.0.0/24 10.0.0.0/8");
+    assert_eq!((tun.name.as_str(), tun.mtu, tun.masquerade, tun.offload), ("site7", 1_280, false, false));
 }

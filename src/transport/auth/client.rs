@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::{Admitted, Agreed, AuthError, LinkError, Messages, Raw, TIMEOUT, has_aes, local, padding, random};
 use crate::ids::SessionId;
+use crate::units::Bitrate;
 use crate::wire::hello::{self, Exporter, Hello, SealWish, VERSIONS, Windows, policy};
 use crate::wire::noise::{
     CONFIRM_OVERHEAD, Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey,
@@ -36,6 +37,8 @@ pub struct Ask {
     pub seal: SealWish,
     /// First credits that this side gives.
     pub windows: Windows,
+    /// What the server may send over this uplink.
+    pub limit: Option<Bitrate>,
     /// Time for the whole exchange.
     pub timeout: Duration,
 }
@@ -43,7 +46,7 @@ pub struct Ask {
 impl Ask {
     /// For a link over `uplink`, sealed where necessary, within [`TIMEOUT`].
     pub fn new(session: SessionId, uplink: impl Into<String>, windows: Windows) -> Self {
-        Self { session, uplink: uplink.into(), seal: SealWish::Auto, windows, timeout: TIMEOUT }
+        Self { session, uplink: uplink.into(), seal: SealWish::Auto, windows, limit: None, timeout: TIMEOUT }
     }
 }
 
@@ -87,6 +90,7 @@ async fn exchange(
         seal: ask.seal,
         aes: has_aes(),
         windows: ask.windows,
+        limit: ask.limit,
     };
     let padding_len = padding(FIRST_OVERHEAD + hello.encode(0).len())?;
     let ephemeral = Ephemeral::from_random_bytes(random()?);
@@ -120,6 +124,7 @@ async fn exchange(
         uplink: ask.uplink.clone(),
         version: welcome.version,
         windows: welcome.windows,
+        limit: None,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),
     })
 }

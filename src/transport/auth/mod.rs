@@ -21,6 +21,7 @@ pub use server::{Admission, KnownPeer, Offer, ServerIdentity, respond};
 
 use super::{LinkError, LinkInfo, LinkRx, LinkTx, Raw, TransportKind};
 use crate::ids::SessionId;
+use crate::units::Bitrate;
 use crate::wire::hello::{HelloError, Refusal, Transport, Windows, policy};
 use crate::wire::noise::{NoiseError, PublicKey};
 use crate::wire::seal::{Cipher, SealPair};
@@ -52,6 +53,8 @@ pub struct Admitted {
     pub sealed: Option<Cipher>,
     /// First credits that the other side gives, if the session is new.
     pub windows: Windows,
+    /// What the other side wants to be sent at most over this uplink.
+    pub limit: Option<Bitrate>,
     /// Sends frames.
     pub tx: LinkTx,
     /// Receives frames.
@@ -216,6 +219,7 @@ struct Agreed {
     uplink: String,
     version: u32,
     windows: Windows,
+    limit: Option<Bitrate>,
     seal: Option<SealPair>,
 }
 
@@ -234,6 +238,7 @@ impl Agreed {
             info,
             sealed,
             windows: self.windows,
+            limit: self.limit,
             tx,
             rx,
         }

@@ -166,6 +166,7 @@ async fn exchange(
         uplink: hello.uplink,
         version: welcome.version,
         windows: hello.windows,
+        limit: hello.limit,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),
     })
 }

@@ -3,7 +3,8 @@
 //! A client's [`Endpoint`] dials and a server's [`Listener`] accepts; both end in a [`Raw`], which carries the
 //! messages of authentication on the *control stream* (the client's first bidirectional one) and then becomes [`Tx`]
 //! and [`Rx`]. From there on the control stream is the lane of everything that belongs to no stream; each stream's
-//! frames go on a unidirectional stream, opened at its first frame and finished with its last.
+//! frames go on a unidirectional stream, opened at its first frame and finished with its last. Datagram frames go in QUIC
+//! datagrams ([`datagrams`]).
 //!
 //! quinn does the protocol. Decided here: what is offered to whom ([`params`]), how much waits inside quinn
 //! ([`window`]), how fast it sends ([`congestion`]), and what strangers see ([`decoy`]). Which stream goes first is
@@ -17,6 +18,7 @@ pub mod congestion;
 
 mod assembly;
 mod bind;
+mod datagrams;
 mod decoy;
 mod endpoint;
 mod error;

@@ -146,7 +146,7 @@ impl Params {
 const MAX_BIDI: u32 = 16;
 
 /// Bytes of datagrams kept in each direction.
-const DATAGRAM_BUFFER: usize = 1024 * 1024;
+pub(super) const DATAGRAM_BUFFER: usize = 1024 * 1024;
 
 /// The client side of TLS as QUIC uses it.
 ///

@@ -17,6 +17,7 @@ use quinn::{Connection, ConnectionError, ReadError, RecvStream};
 
 use super::assembly::Assembly;
 use super::congestion::Rate;
+use super::datagrams::{self, DatagramRx};
 use super::error;
 use super::lane::{Parser, Pieces};
 use super::ready::{ReadyList, Token};
@@ -42,6 +43,9 @@ const ORDERED_MAX: Duration = Duration::from_millis(2);
 /// Place on the ready list of the future that waits for new lanes.
 const ACCEPT: u32 = u32::MAX;
 
+/// Place on the ready list of the datagrams.
+const DATAGRAMS: u32 = u32::MAX - 1;
+
 /// Place of the control lane.
 const CONTROL: u32 = 0;
 
@@ -55,6 +59,9 @@ pub struct Rx {
     accept: Pin<Box<dyn Future<Output = Result<RecvStream, ConnectionError>> + Send>>,
     accept_token: Arc<Token>,
     accept_waker: Waker,
+    datagrams: DatagramRx,
+    datagrams_token: Arc<Token>,
+    datagrams_waker: Waker,
     /// New lanes that are not ours to read: a server's first one is for web browsers.
     skip: u32,
     rate: Arc<Rate>,
@@ -82,12 +89,16 @@ impl Rx {
     pub(super) fn new(connection: Connection, control: RecvStream, offset: u64, skip: u32, rate: Arc<Rate>) -> Self {
         let list = Arc::new(ReadyList::default());
         let accept_token = Token::new(ACCEPT, &list);
+        let datagrams_token = Token::new(DATAGRAMS, &list);
         let mut rx = Self {
             accept: next_lane(connection.clone()),
+            datagrams: DatagramRx::new(connection.clone()),
+            datagrams_waker: Waker::from(datagrams_token.clone()),
+            datagrams_token,
             connection,
             lanes: Vec::new(),
             free: Vec::new(),
-            ready: VecDeque::from([ACCEPT]),
+            ready: VecDeque::from([ACCEPT, DATAGRAMS]),
             list,
             accept_waker: Waker::from(accept_token.clone()),
             accept_token,
@@ -115,10 +126,10 @@ impl Rx {
                 self.list.take(&mut self.ready, cx.waker());
             }
             let Some(place) = self.ready.pop_front() else { break };
-            if place == ACCEPT {
-                self.accept();
-            } else {
-                bytes += self.read(place, frames);
+            match place {
+                ACCEPT => self.accept(),
+                DATAGRAMS => bytes += self.read_datagrams(frames),
+                lane => bytes += self.read(lane, frames),
             }
         }
         if frames.len() > before {
@@ -166,6 +177,30 @@ impl Rx {
         if self.accept_token.list() {
             self.ready.push_back(ACCEPT);
         }
+    }
+
+    /// One turn of the datagrams; returns the number of bytes read.
+    fn read_datagrams(&mut self, frames: &mut Vec<Frame>) -> usize {
+        self.datagrams_token.unlist();
+        let mut bytes = 0;
+        while bytes < TURN {
+            match self.datagrams.poll(&self.datagrams_waker) {
+                Poll::Pending => return bytes,
+                // The control lane tells.
+                Poll::Ready(Err(_)) => return bytes,
+                Poll::Ready(Ok(datagram)) => {
+                    bytes += datagram.len().max(1);
+                    if let Err(e) = datagrams::read(datagram, frames) {
+                        self.fault = Some(LinkError::Frame(e));
+                        return bytes;
+                    }
+                }
+            }
+        }
+        if self.datagrams_token.list() {
+            self.ready.push_back(DATAGRAMS);
+        }
+        bytes
     }
 
     fn add(&mut self, stream: RecvStream, offset: u64) {

@@ -17,6 +17,7 @@ use quinn::{Connection, SendStream};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::congestion::Rate;
+use super::datagrams::DatagramTx;
 use super::error::{self, CLOSE_OK};
 use super::window::SendWindow;
 use crate::ids::StreamId;
@@ -46,6 +47,7 @@ pub struct Tx {
     runs: Vec<Run>,
     pieces: Vec<Bytes>,
     heads: BytesMut,
+    datagrams: DatagramTx,
     /// Number of the current attempt to hand over `runs`.
     attempt: u64,
     window: SendWindow,
@@ -96,6 +98,7 @@ impl Tx {
             runs: Vec::new(),
             pieces: Vec::new(),
             heads: BytesMut::new(),
+            datagrams: DatagramTx::default(),
             attempt: 1,
             window: SendWindow::new(window),
             rate,
@@ -125,7 +128,13 @@ impl Tx {
     /// # Errors
     /// The link is lost.
     pub fn start_send(&mut self, batch: &Batch) -> Result<(), LinkError> {
+        let mut datagram_max = None;
         for part in batch.parts() {
+            if part.lane == Lane::Datagram {
+                let max = *datagram_max.get_or_insert_with(|| self.connection.max_datagram_size());
+                self.datagrams.push(batch.head(part), &part.payload, max);
+                continue;
+            }
             let small = part.payload.len() < COPY_MAX;
             self.heads.extend_from_slice(batch.head(part));
             if small {
@@ -143,6 +152,7 @@ impl Tx {
                 _ => self.runs.push(Run { lane, next: start, end, finish }),
             }
         }
+        self.datagrams.close_bundle();
         self.written += batch.len() as u64;
         // Nobody is to be woken by this attempt: the caller asks `poll_ready` or `poll_flush` before it waits.
         self.hand_over(&mut Context::from_waker(Waker::noop()))?;
@@ -197,6 +207,11 @@ impl Tx {
         self.fallen_back
     }
 
+    /// Datagram frames that the path could not take; never falls.
+    pub fn unsendable(&self) -> u64 {
+        self.datagrams.unsendable()
+    }
+
     /// The measured path and the limit on its rate, shared with the connection's controller.
     pub fn rate(&self) -> &Arc<Rate> {
         &self.rate
@@ -241,6 +256,7 @@ impl Tx {
     /// Gives quinn what it takes; true if nothing is left. Otherwise the waker is registered.
     fn hand_over(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkError> {
         self.attempt += 1;
+        let datagrams = self.datagrams.poll_hand_over(&self.connection, &self.rate, cx)?;
         let Self { control, control_blocked, lanes, runs, pieces, attempt, .. } = self;
         let mut fault = None;
         runs.retain_mut(|run| {
@@ -251,6 +267,8 @@ impl Tx {
                     // A run goes to a stream that `route` found, and lanes are removed with their last run.
                     _ => return false,
                 },
+                // Datagrams are no runs.
+                Lane::Datagram => return false,
             };
             if fault.is_some() || *blocked == *attempt {
                 return true;
@@ -286,7 +304,7 @@ impl Tx {
         if !self.runs.is_empty() && !self.waited {
             (self.waited, self.idle_seen) = (true, self.rate.idle_acks());
         }
-        Ok(self.runs.is_empty())
+        Ok(self.runs.is_empty() && datagrams.is_ready())
     }
 
     /// Adapts quinn's send window to the congestion window.
@@ -304,6 +322,19 @@ impl Tx {
     fn want(&self) -> usize {
         let burst = self.rate.pacing_rate() / 500;
         usize::try_from(burst).unwrap_or(usize::MAX).clamp(*WANT.start(), *WANT.end())
+    }
+}
+
+#[cfg(test)]
+impl Tx {
+    /// UDP datagrams sent so far.
+    pub(super) fn packets_sent(&self) -> u64 {
+        self.connection.stats().udp_tx.datagrams
+    }
+
+    /// Sends bytes as they are, as a peer with a fault might.
+    pub(super) fn send_raw_datagram(&self, bytes: Bytes) {
+        self.connection.send_datagram(bytes).unwrap();
     }
 }
 

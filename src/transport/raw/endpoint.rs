@@ -116,8 +116,8 @@ impl Endpoint {
         let guard = tokio::task::spawn_blocking(move || Guard::new(source, &journal));
         let guard = guard.await.map_err(std::io::Error::other)??;
         let local = guard.address();
-        let Options { backend, workers, .. } = self.options;
-        let backend = Backend::open(backend, Some(&way.interface), local.is_ipv4(), local.port(), workers)?;
+        // One flow, which keeps its order on one thread.
+        let backend = Backend::open(self.options.backend, Some(&way.interface), local.is_ipv4(), local.port(), 1)?;
         let look = Params {
             mss: mss(way.interface.mtu, remote.ip()),
             cycle: self.options.cycle.clone(),

@@ -38,7 +38,7 @@ pub struct Options {
     pub cycle: Cycle,
     /// How frames get to and from the wire.
     pub backend: BackendChoice,
-    /// Threads that build, send and read packets one by one, where they are sent one by one; at least 1.
+    /// Threads of a listener that send packets, where they are sent one by one; at least 1. A connection has one.
     pub workers: usize,
 }
 

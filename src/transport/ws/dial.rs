@@ -23,6 +23,8 @@ use super::stream::Outer;
 use crate::ids::Side;
 use crate::transport::LinkError;
 use crate::transport::sockopt::{self, Bind};
+use crate::transport::via::{self, Via};
+use crate::wire::target::Target;
 
 /// How long one address is tried before the next one joins in (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -50,6 +52,8 @@ pub struct DialOptions {
     pub headers: Vec<(String, String)>,
     /// How to leave this host.
     pub bind: Bind,
+    /// A proxy to dial through; names are resolved by it.
+    pub via: Option<Via>,
     /// For all of it: DNS, TCP, TLS and upgrade.
     pub timeout: Duration,
 }
@@ -67,8 +71,15 @@ impl DialOptions {
             host_header: None,
             headers: Vec::new(),
             bind: Bind::default(),
+            via: None,
             timeout: Duration::from_secs(30),
         }
+    }
+
+    /// What a proxy is asked to connect.
+    fn target(&self) -> Target {
+        let ip = || Some(SocketAddr::new(self.host.parse().ok()?, self.port));
+        self.address.or_else(ip).map_or_else(|| Target::Name(self.host.clone(), self.port), Target::Ip)
     }
 
     /// The upgrade request.
@@ -105,7 +116,10 @@ pub async fn dial(options: &DialOptions) -> Result<Raw, LinkError> {
 
 async fn dial_untimed(options: &DialOptions) -> Result<Raw, LinkError> {
     let request = options.request()?;
-    let tcp = connect(options).await?;
+    let mut tcp = connect(options).await?;
+    if let Some(via) = &options.via {
+        via::open(via, &mut tcp, &options.target()).await?;
+    }
     sockopt::tune(&tcp);
     let remote = tcp.peer_addr()?;
     let outer = match &options.tls {
@@ -126,9 +140,10 @@ async fn dial_untimed(options: &DialOptions) -> Result<Raw, LinkError> {
 
 /// The first TCP connection that stands, trying the addresses one after the other with overlap ("happy eyeballs").
 async fn connect(options: &DialOptions) -> Result<TcpStream, LinkError> {
-    let found = match options.address {
-        Some(address) => vec![address],
-        None => lookup_host((options.host.as_str(), options.port)).await?.collect(),
+    let found = match (&options.via, options.address) {
+        (Some(via), _) => lookup_host((via.host.as_str(), via.port)).await?.collect(),
+        (None, Some(address)) => vec![address],
+        (None, None) => lookup_host((options.host.as_str(), options.port)).await?.collect(),
     };
     let mut queue = interleave(found.into_iter().filter(|address| options.bind.suits(address))).into_iter();
     let mut attempts = JoinSet::new();

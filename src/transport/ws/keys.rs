@@ -7,12 +7,12 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
 use rustls::{ConnectionTrafficSecrets, KeyLog};
 use zeroize::Zeroizing;
 
 use crate::transport::LinkError;
+use crate::wire::aead::{Aead, Algorithm, NONCE};
 
 const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
@@ -57,8 +57,8 @@ impl hkdf::KeyType for Length {
 
 /// One direction's key, nonce base and record counter (RFC 8446 §5.3), and the secret for what comes after them.
 pub(super) struct Key {
-    key: LessSafeKey,
-    iv: [u8; 12],
+    key: Aead,
+    iv: [u8; NONCE],
     seq: u64,
     secret: Secret,
 }
@@ -67,13 +67,13 @@ impl Key {
     /// A key that has protected `seq` records.
     pub(super) fn new(seq: u64, secrets: &ConnectionTrafficSecrets, secret: Secret) -> Result<Self, LinkError> {
         let (algorithm, key, iv) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Algorithm::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Algorithm::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Algorithm::ChaCha20Poly1305, key, iv),
             _ => return Err(LinkError::Tls("cipher suite without a record layer".into())),
         };
         let iv = iv.as_ref().try_into().map_err(|_| broken("nonce"))?;
-        Ok(Self { key: less_safe(algorithm, key.as_ref())?, iv, seq, secret })
+        Ok(Self { key: bound(algorithm, key.as_ref())?, iv, seq, secret })
     }
 
     /// The key that follows this one.
@@ -84,7 +84,7 @@ impl Key {
         secret.expand(b"tls13 key", &mut key)?;
         let mut iv = [0; 12];
         secret.expand(b"tls13 iv", &mut iv)?;
-        Ok(Self { key: less_safe(algorithm, &key)?, iv, seq: 0, secret })
+        Ok(Self { key: bound(algorithm, &key)?, iv, seq: 0, secret })
     }
 
     /// How many records it has protected.
@@ -93,13 +93,13 @@ impl Key {
     }
 
     /// The cipher, and the nonce of the next record, which is used up by this.
-    pub(super) fn step(&mut self) -> (&LessSafeKey, Nonce) {
+    pub(super) fn step(&mut self) -> (&Aead, [u8; NONCE]) {
         let mut nonce = self.iv;
         for (byte, seq) in nonce[4..].iter_mut().zip(self.seq.to_be_bytes()) {
             *byte ^= seq;
         }
         self.seq += 1;
-        (&self.key, Nonce::assume_unique_for_key(nonce))
+        (&self.key, nonce)
     }
 }
 
@@ -109,8 +109,8 @@ impl fmt::Debug for Key {
     }
 }
 
-fn less_safe(algorithm: &'static Algorithm, key: &[u8]) -> Result<LessSafeKey, LinkError> {
-    UnboundKey::new(algorithm, key).map(LessSafeKey::new).map_err(|_| broken("key"))
+fn bound(algorithm: Algorithm, key: &[u8]) -> Result<Aead, LinkError> {
+    Aead::new(algorithm, key).map_err(|_| broken("key"))
 }
 
 pub(super) fn broken(what: &str) -> LinkError {

@@ -308,6 +308,12 @@ fn own(frame: Frame) -> Frame {
             scratch::append(&mut own, &bytes);
             Frame::Data { stream, offset, bytes: own.into() }
         }
+        Frame::Datagram(datagram) => Frame::Datagram(datagram.map_payload(|bytes| {
+            if bytes.len() >= SHARED_MIN {
+                return bytes;
+            }
+            Bytes::copy_from_slice(&bytes)
+        })),
         other => other,
     }
 }

@@ -1,16 +1,16 @@
 //! The TLS 1.3 record layer (RFC 8446 §5) for a connection whose handshake rustls has done.
 //!
 //! Why an own one: rustls copies every byte twice on each side of the cipher and allocates per 16 KiB record. Here a
-//! record is sealed from the buffer it was built in into the buffer that is written, and opened from the read buffer into
-//! the memory that the frames share, so that the cipher is the copy. It decides when a key is replaced; where keys come
-//! from is the business of `keys`.
+//! record is copied once, from the buffer it was built in into the buffer that is written, or from the read buffer into
+//! the memory that the frames share, and goes through the cipher there while it is in the first-level cache. It decides
+//! when a key is replaced; where keys come from is the business of `keys`.
 
-use aws_lc_rs::aead::Aad;
 use bytes::BytesMut;
 
 use super::keys::{Key, broken};
-use super::scratch::Buffer;
+use super::scratch::{self, Buffer};
 use crate::transport::LinkError;
+use crate::wire::aead::TAG;
 
 /// Head of a record: type, version, length.
 pub(super) const HEAD: usize = 5;
@@ -20,7 +20,6 @@ const PLAIN_MAX: usize = 1 << 14;
 const EXPANSION_MAX: usize = 256;
 /// Longest record, head included.
 pub(super) const RECORD_MAX: usize = HEAD + PLAIN_MAX + EXPANSION_MAX;
-const TAG: usize = 16;
 
 /// Content types (RFC 8446 §5.1).
 const ALERT: u8 = 21;
@@ -83,9 +82,12 @@ impl Protector {
         let sealed = plain.len() + 1 + TAG;
         let (head, rest) = out.grow(HEAD + sealed).split_at_mut(HEAD);
         head.copy_from_slice(&[APPLICATION_DATA, 3, 3, (sealed >> 8) as u8, sealed as u8]);
-        let (body, tail) = rest.split_at_mut(plain.len());
+        let (body, tag) = rest.split_at_mut(plain.len() + 1);
+        scratch::copy(&mut body[..plain.len()], plain);
+        body[plain.len()] = kind;
         let (key, nonce) = self.key.step();
-        key.seal_out_of_place_scatter(nonce, Aad::from(&*head), plain, body, &[kind], tail).map_err(|_| broken("seal"))
+        tag.copy_from_slice(&key.seal(nonce, head, body).map_err(|_| broken("seal"))?);
+        Ok(())
     }
 }
 
@@ -121,15 +123,14 @@ impl Opener {
             return Err(LinkError::Tls("not a TLS 1.3 record".into()));
         }
         let Some(sealed) = rest.get(..len) else { return Ok(None) };
-        let (body, tag) = sealed.split_at(len - TAG);
         let start = plain.len();
-        plain.resize(start + body.len(), 0);
+        scratch::append_bytes(plain, sealed);
         let (key, nonce) = self.key.step();
-        let opened = key.open_separate_gather(nonce, Aad::from(head), body, tag, &mut plain[start..]);
-        if opened.is_err() {
+        let Ok(opened) = key.open(nonce, head, &mut plain[start..]) else {
             plain.truncate(start);
             return Err(LinkError::Tls("record does not open".into()));
-        }
+        };
+        plain.truncate(start + opened);
         // RFC 8446 §5.4: the type is the last byte that is not zero.
         let padding = plain[start..].iter().rev().take_while(|byte| **byte == 0).count();
         let end = plain.len() - padding;

@@ -14,6 +14,7 @@ use std::fmt;
 pub use refusal::{Refusal, RefusalCode};
 
 use crate::ids::SessionId;
+use crate::units::Bitrate;
 use crate::wire::seal::Cipher;
 use crate::wire::varint;
 
@@ -108,6 +109,8 @@ pub struct Hello {
     pub aes: bool,
     /// First credits that the client gives, if the session is a new one.
     pub windows: Windows,
+    /// What the server may send over this uplink, if the client knows its line. Zero reads as no word of it.
+    pub limit: Option<Bitrate>,
 }
 
 /// The server's part of the second message when it accepts.
@@ -138,6 +141,8 @@ pub enum HelloError {
     Malformed(&'static str),
 }
 
+/// Extension of HELLO: a rate in bits per second, as an integer.
+const EXTENSION_LIMIT: u64 = 2;
 const FLAG_SEAL_ALWAYS: u64 = 0x01;
 const FLAG_AES: u64 = 0x02;
 const FLAG_EXPORTER: u64 = 0x04;
@@ -170,6 +175,13 @@ impl Hello {
         put_windows(&mut out, self.windows);
         put_text(&mut out, &self.site, NAME_MAX);
         put_text(&mut out, &self.uplink, NAME_MAX);
+        if let Some(limit) = self.limit {
+            let mut value = Vec::new();
+            varint::put(&mut value, limit.bps().min(varint::MAX));
+            varint::put(&mut out, EXTENSION_LIMIT);
+            varint::put(&mut out, value.len() as u64);
+            out.extend_from_slice(&value);
+        }
         out.resize(out.len() + padding, 0);
         out
     }
@@ -199,7 +211,13 @@ impl Hello {
         let windows = take_windows(input)?;
         let site = take_text(input, NAME_MAX, "site name")?;
         let uplink = take_text(input, NAME_MAX, "uplink name")?;
-        skip_extensions(input)?;
+        let mut limit = None;
+        take_extensions(input, |kind, mut value| {
+            if kind == EXTENSION_LIMIT {
+                limit = Some(take_number(&mut value, "limit")?).filter(|bps| *bps > 0).map(Bitrate::from_bps);
+            }
+            Ok(())
+        })?;
         Ok(Self {
             versions,
             session,
@@ -210,6 +228,7 @@ impl Hello {
             seal: if flags & FLAG_SEAL_ALWAYS == 0 { SealWish::Auto } else { SealWish::Always },
             aes: flags & FLAG_AES != 0,
             windows,
+            limit,
         })
     }
 }
@@ -270,7 +289,7 @@ pub fn decode_answer(mut input: &[u8]) -> Result<Result<Welcome, Refusal>, Hello
         }),
         _ => return Err(HelloError::Malformed("answer")),
     };
-    skip_extensions(input)?;
+    take_extensions(input, |_, _| Ok(()))?;
     Ok(answer)
 }
 
@@ -315,13 +334,19 @@ fn take_array<const N: usize>(input: &mut &[u8], what: &'static str) -> Result<[
     Ok(*head)
 }
 
-/// Extensions of later versions: kind (not 0), length, value. A zero byte is padding.
-fn skip_extensions(input: &mut &[u8]) -> Result<(), HelloError> {
+/// Extensions, also those of later versions: kind (not 0), length, value. A zero byte is padding.
+fn take_extensions(
+    input: &mut &[u8],
+    mut take: impl FnMut(u64, &[u8]) -> Result<(), HelloError>,
+) -> Result<(), HelloError> {
     while !input.is_empty() {
-        if take_number(input, "extension")? != 0 {
+        let kind = take_number(input, "extension")?;
+        if kind != 0 {
             let len = take_number(input, "extension")?;
             let len = usize::try_from(len).map_err(|_| HelloError::Truncated("extension"))?;
-            *input = input.split_at_checked(len).ok_or(HelloError::Truncated("extension"))?.1;
+            let (value, rest) = input.split_at_checked(len).ok_or(HelloError::Truncated("extension"))?;
+            take(kind, value)?;
+            *input = rest;
         }
     }
     Ok(())

@@ -41,6 +41,17 @@ fn bytes_written_by_hand_from_the_tables_read_as_what_they_say() {
 }
 
 #[test]
+fn a_limit_survives_the_wire_and_none_or_nonsense_is_told_apart() {
+    for (bps, read) in [(1, Some(1)), (20_000_000, Some(20_000_000)), (u64::MAX, Some(varint::MAX)), (0, None)] {
+        let bytes = Hello { limit: Some(Bitrate::from_bps(bps)), ..hello() }.encode(5);
+        assert_eq!(Hello::decode(&bytes).unwrap().limit, read.map(Bitrate::from_bps));
+    }
+    let mut empty = hello().encode(0);
+    empty.extend_from_slice(&[EXTENSION_LIMIT as u8, 0]);
+    assert_eq!(Hello::decode(&empty).unwrap_err(), HelloError::Truncated("limit"));
+}
+
+#[test]
 fn every_transport_survives_the_wire() {
     for transport in [Transport::Ws, Transport::Quic, Transport::Mem] {
         let bytes = Hello { transport, ..hello() }.encode(0);
@@ -168,6 +179,7 @@ fn hello() -> Hello {
         seal: SealWish::Always,
         aes: true,
         windows: Windows { stream: 256 << 10, session: 64 << 20 },
+        limit: None,
     }
 }
 

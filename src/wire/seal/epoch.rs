@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
-use aws_lc_rs::error::Unspecified;
-
 use super::Secret;
+use crate::wire::aead::{Aead, Algorithm, Failed, NONCE, TAG};
 
 /// The algorithms a link may be sealed with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -17,10 +15,10 @@ pub enum Cipher {
 }
 
 impl Cipher {
-    fn algorithm(self) -> &'static Algorithm {
+    fn algorithm(self) -> Algorithm {
         match self {
-            Self::Aes256Gcm => &AES_256_GCM,
-            Self::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Self::Aes256Gcm => Algorithm::Aes256Gcm,
+            Self::ChaCha20Poly1305 => Algorithm::ChaCha20Poly1305,
         }
     }
 
@@ -46,8 +44,8 @@ impl fmt::Display for Cipher {
 /// (as with TLS 1.3 KeyUpdate, RFC 8446 §7.2), so who takes the memory later cannot read what was sent before.
 pub(super) struct Epoch {
     cipher: Cipher,
-    key: LessSafeKey,
-    nonce_base: [u8; 12],
+    key: Aead,
+    nonce_base: [u8; NONCE],
     next: Secret,
     pub(super) number: u64,
     /// Records under this key; the next record's number.
@@ -67,11 +65,11 @@ impl Epoch {
 
     fn new(cipher: Cipher, secret: &Secret, number: u64) -> Self {
         let key = secret.derive(cipher.key_label());
-        let key = UnboundKey::new(cipher.algorithm(), key.expose())
+        let key = Aead::new(cipher.algorithm(), key.expose())
             .expect("fails only for keys of another length: both algorithms take 32 bytes");
         Self {
             cipher,
-            key: LessSafeKey::new(key),
+            key,
             nonce_base: secret.expand(b"ghostwire seal nonce"),
             next: secret.derive(b"ghostwire seal next epoch"),
             number,
@@ -84,26 +82,26 @@ impl Epoch {
         self.cipher
     }
 
-    pub(super) fn seal(&mut self, plain: &mut [u8]) -> Result<Tag, Unspecified> {
-        let tag = self.key.seal_in_place_separate_tag(self.nonce(), Aad::empty(), plain)?;
+    pub(super) fn seal(&mut self, plain: &mut [u8]) -> Result<[u8; TAG], Failed> {
+        let tag = self.key.seal(self.nonce(), &[], plain)?;
         self.count(plain.len());
         Ok(tag)
     }
 
-    pub(super) fn open<'a>(&mut self, sealed: &'a mut [u8]) -> Result<&'a mut [u8], Unspecified> {
-        let plain = self.key.open_in_place(self.nonce(), Aad::empty(), sealed)?;
-        self.count(plain.len());
-        Ok(plain)
+    pub(super) fn open<'a>(&mut self, sealed: &'a mut [u8]) -> Result<&'a mut [u8], Failed> {
+        let len = self.key.open(self.nonce(), &[], sealed)?;
+        self.count(len);
+        Ok(&mut sealed[..len])
     }
 
     /// Record number XOR base, right-aligned (RFC 8446 §5.3). The number never comes twice under one key: it grows with
     /// every use and the limits end the epoch long before it wraps.
-    fn nonce(&self) -> Nonce {
+    fn nonce(&self) -> [u8; NONCE] {
         let mut nonce = self.nonce_base;
         for (byte, count) in nonce[4..].iter_mut().zip(self.records.to_be_bytes()) {
             *byte ^= count;
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
     fn count(&mut self, len: usize) {

@@ -25,6 +25,7 @@ use epoch::Epoch;
 pub use secret::Secret;
 
 use crate::ids::Side;
+use crate::wire::aead::TAG;
 
 /// Bytes that sealing adds to a record.
 pub const OVERHEAD: usize = 1 + TAG;
@@ -41,7 +42,6 @@ pub const EPOCH_RECORDS: u64 = 1 << 23;
 /// are 2^32 blocks, which leave the birthday term of GCM at 2^-65.
 pub const EPOCH_BYTES: u64 = 1 << 36;
 
-const TAG: usize = 16;
 const LAST_OF_EPOCH: u8 = 0x01;
 /// What a receiver lets a sender exceed the limits by: one record of any length that fits a link.
 const GRACE_BYTES: u64 = 1 << 24;
@@ -120,7 +120,7 @@ impl Sealer {
         record.reserve(OVERHEAD);
         record.push(if last { LAST_OF_EPOCH } else { 0 });
         let tag = self.epoch.seal(&mut record[from..]).map_err(|_| SealError::Seal)?;
-        record.extend_from_slice(tag.as_ref());
+        record.extend_from_slice(&tag);
         if last {
             self.epoch = self.epoch.following();
             self.end_epoch = false;

@@ -13,6 +13,18 @@ pub mod frame;
 pub mod handshake;
 #[path = "../fuzz_targets/hello.rs"]
 pub mod hello;
+#[path = "../fuzz_targets/http_proxy.rs"]
+pub mod http_proxy;
+#[path = "../fuzz_targets/import.rs"]
+pub mod import;
+#[path = "../fuzz_targets/packet.rs"]
+pub mod packet;
+#[path = "../fuzz_targets/parts.rs"]
+pub mod parts;
+#[path = "../fuzz_targets/proxy_protocol.rs"]
+pub mod proxy_protocol;
+#[path = "../fuzz_targets/rate.rs"]
+pub mod rate;
 #[path = "../fuzz_targets/seal.rs"]
 pub mod seal;
 #[path = "../fuzz_targets/segment.rs"]
@@ -23,6 +35,8 @@ pub mod socks5;
 pub mod target;
 #[path = "../fuzz_targets/varint.rs"]
 pub mod varint;
+#[path = "../fuzz_targets/via.rs"]
+pub mod via;
 #[path = "../fuzz_targets/ws.rs"]
 pub mod ws;
 
@@ -35,11 +49,18 @@ pub const TARGETS: &[Target] = &[
     ("frame", frame::run),
     ("handshake", handshake::run),
     ("hello", hello::run),
+    ("import", import::run),
+    ("proxy_protocol", proxy_protocol::run),
+    ("http_proxy", http_proxy::run),
+    ("packet", packet::run),
+    ("parts", parts::run),
+    ("rate", rate::run),
     ("seal", seal::run),
     ("segment", segment::run),
     ("socks5", socks5::run),
     ("target", target::run),
     ("varint", varint::run),
+    ("via", via::run),
     ("ws", ws::run),
 ];
 

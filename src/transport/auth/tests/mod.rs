@@ -534,6 +534,7 @@ fn hello() -> Hello {
         seal: SealWish::Auto,
         aes: false,
         windows: windows(1),
+        limit: None,
     }
 }
 

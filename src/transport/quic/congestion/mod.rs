@@ -15,6 +15,12 @@ use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
 use self::model::Model;
+use crate::units::Bitrate;
+
+/// Lateness of acknowledgements that a given rate allows for.
+const LATE_ACKS_US: u64 = 60_000;
+/// Round trip taken for granted before and below: a loopback path is not filled by a window for its 50 us.
+const FIRST_RTT_US: u64 = 1_000;
 
 /// One connection's path as its controller sees it. Plain numbers, each true by itself.
 #[derive(Debug, Default)]
@@ -26,6 +32,8 @@ pub struct Rate {
     idle_acks: AtomicU64,
     acked: AtomicU64,
     lost: AtomicU64,
+    /// Bytes a second that the scheduler paces; zero when it does not.
+    given: AtomicU64,
 }
 
 impl Rate {
@@ -57,6 +65,26 @@ impl Rate {
     /// Bytes a second that quinn may send: it spreads 5/4 of a window over a round trip.
     pub fn pacing_rate(&self) -> u64 {
         self.cwnd().saturating_mul(1_250_000) / self.rtt_us.load(Relaxed).max(1)
+    }
+
+    /// The scheduler paces this connection at `rate`, so that the controller need not: it only bounds what is under way,
+    /// for the time when nothing arrives. `None`: the controller finds the rate.
+    pub fn set_given(&self, rate: Option<Bitrate>) {
+        self.given.store(rate.map_or(0, |rate| (rate.bps() / 8).max(1)), Relaxed);
+    }
+
+    /// The window that never holds up what the scheduler lets pass: the path's content at the given rate, what
+    /// acknowledgements may be late (a delayed one by 25 ms, RFC 9000 §18.2, and a timer at each end), and a little for
+    /// the start. A queue of more than that is not of our making, or means that the rate is wrong.
+    fn given_window(&self, mtu: u64) -> Option<u64> {
+        let rate = self.given.load(Relaxed);
+        if rate == 0 {
+            return None;
+        }
+        // quinn spreads 5/4 of a window over the smoothed round trip, which must stay above the rate.
+        let rtt = self.min_rtt_us.load(Relaxed).max(FIRST_RTT_US);
+        let bytes = u128::from(rate) * u128::from(rtt + LATE_ACKS_US) / 1_000_000;
+        Some(u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(10 * mtu))
     }
 
     /// Counts acknowledgements that found nothing left to send and the window not full.
@@ -157,7 +185,7 @@ impl Controller for Metered {
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_acked: Option<u64>) {
         self.inner.on_end_acks(now, in_flight, app_limited, largest_acked);
-        let cwnd = self.inner.window();
+        let cwnd = self.window();
         self.rate.cwnd.store(cwnd, Relaxed);
         self.rate.in_flight.store(in_flight, Relaxed);
         if app_limited && in_flight + 2 * self.mtu < cwnd {
@@ -176,7 +204,7 @@ impl Controller for Metered {
     }
 
     fn window(&self) -> u64 {
-        self.inner.window()
+        self.rate.given_window(self.mtu).unwrap_or_else(|| self.inner.window())
     }
 
     fn metrics(&self) -> ControllerMetrics {

@@ -1,5 +1,6 @@
 //! QUIC links over real sockets on the loopback interface.
 
+mod datagrams;
 mod kit;
 mod link;
 mod pacing;

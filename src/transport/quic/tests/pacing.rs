@@ -135,3 +135,16 @@ fn beside_a_flow_that_fills_the_queue_it_neither_starves_nor_pushes() {
     let rates = [record.mbit(0, 8.0, 18.0), record.mbit(1, 8.0, 18.0)];
     assert!(rates.iter().all(|r| *r > 8.0), "{rates:?}");
 }
+
+#[test]
+fn a_long_path_is_filled_within_seconds() {
+    for (mbit, loss) in [(100.0, 0.0), (100.0, 0.01), (50.0, 0.01)] {
+        let record = run(&[Path::new(mbit, 150, loss)], &[ours()], 8);
+        let early = record.mbit(0, 4.0, 5.0);
+        assert!(early > 0.8 * mbit, "{early:.1} Mbit/s of {mbit} in the fifth second, at a loss of {loss}");
+        let late = record.mbit(0, 5.0, 8.0);
+        assert!(late > (0.92 - loss) * mbit, "{late:.1} Mbit/s of {mbit} after five seconds, at a loss of {loss}");
+        let (mean, max) = record.queue_ms(5.0, 8.0);
+        assert!(mean < 30.0 && max < 100.0, "queue of {mean:.0} ms, at most {max:.0}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Datagrams between two engines whose links are lists.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::super::{Engine, Outgoing, Params};
+use crate::ids::{FlowId, LinkId, Side, StreamId};
+use crate::session::Violation;
+use crate::wire::batch::{Batch, Lane};
+use crate::wire::code::Code;
+use crate::wire::datagram::Datagram;
+use crate::wire::frame::{self, Class, Frame};
+use crate::wire::parts::{self, Part};
+use crate::wire::target::Target;
+
+const A: LinkId = LinkId(1);
+const B: LinkId = LinkId(2);
+
+fn known(flow: u64, salt: u8, len: usize) -> Outgoing {
+    let datagram = Datagram::Known { flow: FlowId(flow), bytes: Bytes::from(vec![salt; len]) };
+    Outgoing { class: Class::BestEffort, datagram }
+}
+
+fn engine(side: Side, links: &[LinkId], now: Instant) -> Engine {
+    let mut engine = Engine::new(side, Params::default(), 7, now);
+    for link in links {
+        assert!(engine.link_up(*link, 0, now));
+    }
+    engine
+}
+
+/// All frames of one batch.
+fn sent(engine: &mut Engine, link: LinkId, want: usize, now: Instant) -> Vec<Frame> {
+    let mut batch = Batch::default();
+    engine.poll_transmit(link, want, &mut batch, now);
+    let mut record = Vec::new();
+    batch.write_to(&mut record);
+    let mut record = Bytes::from(record);
+    std::iter::from_fn(|| frame::take(&mut record).unwrap()).collect()
+}
+
+fn datagrams(frames: Vec<Frame>) -> Vec<Datagram> {
+    let datagram = |frame| match frame {
+        Frame::Datagram(datagram) => Some(datagram),
+        _ => None,
+    };
+    frames.into_iter().filter_map(datagram).collect()
+}
+
+#[test]
+fn datagrams_of_every_length_pass_whole_and_are_counted() {
+    let now = Instant::now();
+    let (mut here, mut there) = (engine(Side::Client, &[A], now), engine(Side::Server, &[A], now));
+    let lens = [0, 1, 1_200, 1_500, 9_000, 65_507];
+    here.send_datagrams(lens.map(|len| known(4, len as u8, len)), now);
+    let mut got = Vec::new();
+    while got.len() < lens.len() {
+        let frames = sent(&mut here, A, 64 * 1024, now);
+        there.handle_frames(A, frames, 0, now).unwrap();
+        got.extend(std::iter::from_fn(|| there.poll_datagram()));
+    }
+    for (datagram, len) in got.iter().zip(lens) {
+        assert_eq!(datagram.payload(), vec![len as u8; len], "in order, on one link");
+    }
+    let (sent, received) = (here.snapshot(now).datagrams, there.snapshot(now).datagrams);
+    let total = lens.iter().sum::<usize>() as u64;
+    assert_eq!((sent.sent, sent.bytes_sent, sent.waiting), (6, total, 0));
+    assert_eq!((received.received, received.bytes_received), (6, total));
+}
+
+#[test]
+fn a_flow_keeps_to_one_link_and_flows_spread_over_the_pool() {
+    let now = Instant::now();
+    let mut engine = engine(Side::Client, &[A, B], now);
+    for round in 0..20 {
+        engine.send_datagrams((0..40).map(|flow| known(flow * 2, round, 100)), now);
+    }
+    let flows = |engine: &mut Engine, link| -> Vec<FlowId> {
+        let mut flows: Vec<FlowId> = datagrams(sent(engine, link, 1 << 20, now)).iter().map(Datagram::flow).collect();
+        flows.sort();
+        flows.dedup();
+        flows
+    };
+    let (a, b) = (flows(&mut engine, A), flows(&mut engine, B));
+    assert_eq!(a.len() + b.len(), 40, "no flow is on both");
+    assert!(a.len() >= 8 && b.len() >= 8, "{} and {}", a.len(), b.len());
+}
+
+#[test]
+fn what_waits_on_a_lost_link_goes_on_on_another_and_stale_ones_are_dropped() {
+    let mut now = Instant::now();
+    let mut engine = engine(Side::Client, &[A, B], now);
+    engine.send_datagrams((0..40).map(|flow| known(flow * 2, 1, 100)), now);
+    engine.link_down(A, now);
+    assert_eq!(datagrams(sent(&mut engine, B, 1 << 20, now)).len(), 40);
+    engine.link_down(B, now);
+    engine.send_datagrams([known(2, 1, 100)], now);
+    now += Duration::from_millis(400);
+    engine.send_datagrams([known(2, 2, 100)], now);
+    now += Duration::from_millis(200);
+    engine.link_up(LinkId(3), 0, now);
+    let left = datagrams(sent(&mut engine, LinkId(3), 1 << 20, now));
+    assert_eq!(left.iter().map(|d| d.payload()[0]).collect::<Vec<_>>(), [2]);
+    assert_eq!(engine.snapshot(now).datagrams.dropped_stale, 1);
+}
+
+#[test]
+fn streams_and_datagrams_share_a_link_by_flows() {
+    let now = Instant::now();
+    let mut engine = engine(Side::Client, &[A], now);
+    let stream = engine.session().open(Target::Name("t".into(), 1), Class::BestEffort, now).unwrap();
+    engine.session().write(stream, Bytes::from(vec![0; 64 * 1024]));
+    engine.settle(now);
+    engine.send_datagrams((0..50).map(|_| known(2, 0, 1_200)), now);
+    let mut batch = Batch::default();
+    engine.poll_transmit(A, 64 * 1024, &mut batch, now);
+    let bytes =
+        |lane| -> usize { batch.parts().iter().filter(|part| part.lane == lane).map(|part| part.payload.len()).sum() };
+    let (stream, flow) = (bytes(Lane::Stream(stream)), bytes(Lane::Datagram));
+    assert!(stream.abs_diff(flow) <= 33_000 && flow > 20_000, "{stream} beside {flow}");
+}
+
+#[test]
+fn the_queue_is_bounded_and_so_is_what_arrived() {
+    let now = Instant::now();
+    let mut engine = engine(Side::Client, &[A, B], now);
+    let limit = Params::default().datagrams.limit as u64;
+    for flow in 0..10_000 {
+        engine.send_datagrams([known(flow * 2, 0, 1_200)], now);
+        assert!(engine.snapshot(now).datagrams.waiting <= limit);
+    }
+    assert!(engine.snapshot(now).datagrams.dropped_full > 1_000);
+    let flood = (0..10_000).map(|_| Frame::Datagram(known(1, 0, 1_200).datagram));
+    engine.handle_frames(A, flood, 0, now).unwrap();
+    assert!(engine.datagrams_arrived() as u64 <= limit);
+    let totals = engine.snapshot(now).datagrams;
+    assert_eq!(totals.received + totals.dropped_arrived, 10_000);
+    assert!(totals.dropped_arrived > 1_000);
+}
+
+#[test]
+fn parts_are_rebuilt_and_what_they_hold_is_judged() {
+    let now = Instant::now();
+    let mut engine = engine(Side::Server, &[A], now);
+    let whole = |frame: &Frame| {
+        let mut out = Vec::new();
+        frame::put(&mut out, frame);
+        Bytes::from(out)
+    };
+    let datagram = known(2, 7, 5_000).datagram;
+    let bytes = whole(&Frame::Datagram(datagram.clone()));
+    let pieces: Vec<Frame> = parts::cut(1, &bytes, 1_200).unwrap().map(Frame::Part).collect();
+    engine.handle_frames(A, pieces, 0, now).unwrap();
+    assert_eq!(engine.poll_datagram(), Some(datagram));
+    let other = whole(&Frame::OpenOk { stream: StreamId(1) });
+    let part = Frame::Part(Part { id: 2, total: other.len() as u64, offset: 0, bytes: other });
+    assert_eq!(engine.handle_frames(A, [part], 0, now), Err(Violation::Parts));
+}
+
+#[test]
+fn flow_numbers_of_the_wrong_side_are_a_violation() {
+    let now = Instant::now();
+    let named = |flow| {
+        Frame::Datagram(Datagram::Named {
+            flow: FlowId(flow),
+            association: 0,
+            class: Class::BestEffort,
+            target: Target::Name("t".into(), 1),
+            bytes: Bytes::new(),
+        })
+    };
+    let state = |flow| Frame::Datagram(Datagram::Flow { flow: FlowId(flow), code: Code::Done });
+    for (frame, fine) in [(named(1), true), (named(2), false), (state(2), true), (state(1), false)] {
+        let mut engine = engine(Side::Client, &[A], now);
+        let expected = if fine { Ok(()) } else { Err(Violation::FlowNumber) };
+        assert_eq!(engine.handle_frames(A, [frame.clone()], 0, now), expected, "{frame:?}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Fixed rates, end to end: what the file says holds on the wire, and what is small does not wait behind what is large.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ghostwire::admin::status::LinkStatus;
+
+use crate::harness::flows::{Progress, both_ways, transfer};
+use crate::harness::origin::Origin;
+use crate::harness::site::{Pair, Site, Via, free_port};
+use crate::harness::through::forward;
+use crate::harness::{PATIENCE, now, poll_until};
+
+/// Bits per second of `mbit`.
+const MBIT: f64 = 1e6;
+
+/// Traffic that never ends by itself; its connections end with the sites.
+struct Load {
+    progress: Progress,
+    threads: Vec<JoinHandle<Result<(), String>>>,
+}
+
+impl Load {
+    fn new(address: SocketAddr, flows: u64) -> Self {
+        let progress = Progress::default();
+        let threads = (0..flows).map(|seed| transfer(address, seed, 1 << 32, progress.clone())).collect();
+        let load = Self { progress, threads };
+        load.wait(1 << 20);
+        load
+    }
+
+    /// Until so many more bytes have come down.
+    fn wait(&self, bytes: u64) {
+        let goal = self.progress.bytes() + bytes;
+        poll_until("bytes to come", PATIENCE, || (self.progress.bytes() >= goal).then_some(()));
+    }
+
+    fn end(self) {
+        for thread in self.threads {
+            // That they are cut off is no news.
+            let _cut = thread.join().unwrap();
+        }
+    }
+}
+
+/// Bits per second in both directions of frames since `before`, by the clock of the site.
+fn rates(before: &[LinkStatus], after: &[LinkStatus]) -> (f64, f64) {
+    let sum = |links: &[LinkStatus], of: fn(&LinkStatus) -> u64| links.iter().map(of).sum::<u64>() as f64;
+    let time = after[0].age_s - before[0].age_s;
+    let rate = |of: fn(&LinkStatus) -> u64| (sum(after, of) - sum(before, of)) * 8.0 / time;
+    (rate(|link| link.bytes_sent), rate(|link| link.bytes_received))
+}
+
+fn links(site: &Site) -> Vec<LinkStatus> {
+    site.status().sessions.swap_remove(0).links
+}
+
+/// Looks at windows of half a second until `look` gives rates that fill their limits. None may exceed them: what frames
+/// take of a rate that counts packets is 98.5 % at most. A host that is busy with other things leaves some unused, for it
+/// is not made good what it was late by more than a few milliseconds.
+fn keep(what: &str, load: &Load, mut look: impl FnMut() -> Vec<(f64, f64)>) {
+    poll_until(what, 2 * PATIENCE, || {
+        load.wait(1 << 20);
+        let rates = look();
+        for (rate, limit) in &rates {
+            assert!(*rate < 0.985 * limit, "{what}: {rate:.0} bit/s, where {limit:.0} are allowed");
+        }
+        rates.iter().all(|(rate, limit)| *rate > 0.88 * limit).then_some(())
+    });
+}
+
+/// A window that begins when this is made and ends with each call of the result, where the next begins.
+fn window(site: &Site) -> impl FnMut() -> (f64, f64) {
+    let mut before = links(site);
+    move || {
+        let after = links(site);
+        let rates = rates(&before, &after);
+        before = after;
+        rates
+    }
+}
+
+fn echo_times(address: SocketAddr, count: usize) -> Vec<Duration> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let start: Instant = now();
+        stream.write_all(&[7; 100]).unwrap();
+        let mut back = [0; 100];
+        stream.read_exact(&mut back).unwrap();
+        times.push(now() - start);
+    }
+    times.sort();
+    times
+}
+
+#[test]
+#[ignore = "wants the machine to itself: .ci/test runs it in a step of its own"]
+fn a_fixed_rate_holds_both_ways_and_a_small_flow_beside_bulk_is_quick() {
+    for via in [Via::Ws, Via::Wss, Via::Quic] {
+        let (bulk, echo) = (both_ways(), Origin::echo());
+        let pair = Pair::new();
+        let port = free_port();
+        let server = pair.server(&via.listen(port), "");
+        let uplink = format!("{}max_up = \"16mbit\"\nmax_down = \"24mbit\"\n", via.uplink(port));
+        let sections = format!("[rate]\nmode = \"fixed\"\n{}{}", forward(bulk.address()), forward(echo.address()));
+        let client = pair.client(&uplink, &sections);
+        client.wait_connected();
+        let listeners = client.listeners("forward");
+        let load = Load::new(listeners[0], 4);
+        let mut window = window(&client);
+        keep(&format!("{via:?}: both limits to be used"), &load, || {
+            let (up, down) = window();
+            vec![(up, 16.0 * MBIT), (down, 24.0 * MBIT)]
+        });
+        let times = echo_times(listeners[1], 40);
+        // A quantum or two each way, and what two cores take that run everything at once. A queue of the four flows'
+        // unsent bytes would be hundreds of milliseconds.
+        assert!(times[20] < Duration::from_millis(25), "{via:?}: half of all echoes take {:?}", times[20]);
+        let uplinks = |site: &Site| site.status().sessions[0].uplinks.clone();
+        assert_eq!(uplinks(&client)[0].limit_bps, Some(16_000_000));
+        assert_eq!(uplinks(&server)[0].limit_bps, Some(24_000_000));
+        drop(window);
+        drop((client, server));
+        load.end();
+    }
+}
+
+#[test]
+#[ignore = "wants the machine to itself: .ci/test runs it in a step of its own"]
+fn a_peer_is_sent_no_more_than_its_own_maximum() {
+    let bulk = both_ways();
+    let pair = Pair::new();
+    let (server, client) = pair.start(Via::Ws, "max_rate = \"20mbit\"\n", &forward(bulk.address()));
+    let load = Load::new(client.listener("forward"), 3);
+    let mut window = window(&client);
+    let mut fastest = 0.0_f64;
+    keep("the limit of the peer to be used", &load, || {
+        let (up, down) = window();
+        fastest = fastest.max(up);
+        vec![(down, 20.0 * MBIT)]
+    });
+    assert!(fastest > 24.0 * MBIT, "{fastest:.0} bit/s up, where nothing limits it");
+    drop(window);
+    drop((client, server));
+    load.end();
+}
+
+#[test]
+#[ignore = "wants the machine to itself: .ci/test runs it in a step of its own"]
+fn peers_share_the_line_of_the_server_equally_however_many_flows_they_have() {
+    let bulk = both_ways();
+    let pair = Pair::new();
+    let key = String::from_utf8(pair.ghostwire(&["keygen", "--out", "us.key"]).stdout).unwrap();
+    let port = free_port();
+    let peer = |name: &str, key: &str| {
+        format!("[[peer]]\nname = \"{name}\"\npublic_key = \"{}\"\nallow = [\"any\"]\n", key.trim())
+    };
+    let peers = format!("{}{}", peer("nl", pair.client_key()), peer("us", &key));
+    let rest = format!("{}{peers}[rate]\nmax_rate = \"30mbit\"\n", Via::Ws.listen(port));
+    let server = pair.site("server", "ir", &rest);
+    // What goes up has no part in this, and would keep a thread of the server busy.
+    let uplink = format!("{}max_up = \"4mbit\"\n", Via::Ws.uplink(port));
+    let text = pair.client_text(&uplink, &format!("[rate]\nmode = \"fixed\"\n{}", forward(bulk.address())));
+    let clients = ["nl", "us"].map(|name| pair.site("client", name, &text));
+    let loads: Vec<_> = clients
+        .iter()
+        .zip([8, 1])
+        .map(|(client, flows)| {
+            client.wait_connected();
+            Load::new(client.listener("forward"), flows)
+        })
+        .collect();
+    let mut windows = clients.each_ref().map(window);
+    let mut equal = false;
+    keep("the line of the server to be used, in equal parts", &loads[1], || {
+        let [many, one] = windows.each_mut().map(|window| window().1);
+        equal = (0.85..1.18).contains(&(many / one));
+        vec![(many + one, 30.0 * MBIT), (if equal { 0.9 } else { 0.0 }, 1.0)]
+    });
+    assert!(equal);
+    drop(windows);
+    drop((clients, server));
+    loads.into_iter().for_each(Load::end);
+}
