@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, RawStatus, SessionStatus, Status, TunStatus,
+    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, RawStatus, SessionStatus, Status,
+    TunStatus,
 };
 use crate::admin::table::{Align, Table};
 

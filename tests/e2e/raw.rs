@@ -1,8 +1,11 @@
 //! Crafted TCP between two hosts with a router between them: it carries, it looks like TCP, it survives the path, and it
 //! leaves the hosts as they were.
 
+mod bad_input;
+
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,9 +15,9 @@ use ghostwire::segment::cycle::Flags;
 
 use crate::harness::net::{Host, Net, SERVER4, SERVER6};
 use crate::harness::origin::{self, Origin};
-use crate::harness::poll_until;
 use crate::harness::site::{PATH, Pair, Site, Via};
 use crate::harness::tool::{self, text};
+use crate::harness::{now, pause, poll_until};
 
 const PORT: u16 = 9000;
 /// Bytes of a transfer: a few thousand segments.
@@ -137,15 +140,7 @@ fn what_is_on_the_wire_is_one_tcp_connection_to_tshark() {
     on_net(test, |net| {
         net.no_offload();
         let pair = Pair::new();
-        let capture = pair.path("wire.pcap");
-        let words = format!("tcpdump -i near -B 65536 -U -w {} tcp port {PORT}", capture.display());
-        let mut tcpdump = net.command(Host::Router, &words);
-        let log = std::fs::File::create(pair.path("tcpdump.log")).unwrap();
-        let tcpdump =
-            tool::Running::new(tcpdump.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        poll_until("tcpdump to listen", LONG, || {
-            std::fs::read_to_string(pair.path("tcpdump.log")).unwrap().contains("listening").then_some(())
-        });
+        let (tcpdump, file) = capture(net, &pair);
         let cycle = "[raw]\nflags = [\"PA\", \"A\"]\n";
         let (mut server, mut client, far) = sites(net, &pair, &listen("0.0.0.0"), &endpoint(SERVER4), cycle);
         client.wait_connected();
@@ -153,8 +148,11 @@ fn what_is_on_the_wire_is_one_tcp_connection_to_tshark() {
         end(&mut client);
         let ask = |filter: &str| {
             let checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"];
-            let file = capture.to_string_lossy().into_owned();
-            let output = tool::run(&tshark, &[&["-r", &file], &checks[..], &["-Y", filter, "-T", "fields", "-e", "frame.number"]].concat());
+            let file = file.to_string_lossy().into_owned();
+            let output = tool::run(
+                &tshark,
+                &[&["-r", &file], &checks[..], &["-Y", filter, "-T", "fields", "-e", "frame.number"]].concat(),
+            );
             assert!(output.status.success(), "{}", text(&output.stderr));
             output.stdout.iter().filter(|byte| **byte == b'\n').count()
         };
@@ -204,19 +202,45 @@ fn when_udp_is_dropped_raw_takes_over_and_quic_comes_back_later() {
     });
 }
 
+/// Lets pass what belongs to a connection that began with a SYN of the client, and nothing else.
+const STATEFUL: &str = "table inet rw {\n chain f {\n type filter hook forward priority 0; policy drop;\n\
+    ct state established,related accept\n\
+    iifname near tcp dport 9000 tcp flags & (syn|ack|rst|fin) == syn ct state new counter accept\n\
+    meta l4proto { icmp, ipv6-icmp } accept\n }\n\
+    chain own {\n type filter hook output priority raw; notrack\n }\n}\n";
+
+#[test]
+#[ignore = "takes ten minutes"]
+fn a_stateful_firewall_lets_a_raw_link_live_for_ten_minutes() {
+    let test = "a_stateful_firewall_lets_a_raw_link_live_for_ten_minutes";
+    let Some(curl) = tool::find(test, "curl") else { return };
+    on_net(test, |net| {
+        net.nft(Host::Router, STATEFUL);
+        let pair = Pair::new();
+        let (_server, client, far) = sites(net, &pair, &listen("0.0.0.0"), &endpoint(SERVER4), "");
+        let link = client.wait_connected();
+        // Bursts and silences of up to two minutes, as people have them.
+        let until = now() + Duration::from_secs(600);
+        for round in 0.. {
+            carry(&curl, &client, &far);
+            let rest = until.saturating_duration_since(now());
+            if rest.is_zero() {
+                break;
+            }
+            pause(Duration::from_secs(10 << (round % 4)).min(rest));
+        }
+        let after = client.wait_connected();
+        assert_eq!((after.id, after.local), (link.id, link.local), "the same link");
+        assert_eq!(client.status().sessions[0].totals.link_losses, 0);
+    });
+}
+
 #[test]
 fn a_stateful_firewall_and_a_storm_of_resets_do_not_end_a_raw_link() {
     let test = "a_stateful_firewall_and_a_storm_of_resets_do_not_end_a_raw_link";
     let Some(curl) = tool::find(test, "curl") else { return };
     on_net(test, |net| {
-        net.nft(
-            Host::Router,
-            "table inet rw {\n chain f {\n type filter hook forward priority 0; policy drop;\n\
-             ct state established,related accept\n\
-             iifname near tcp dport 9000 tcp flags & (syn|ack|rst|fin) == syn ct state new counter accept\n\
-             meta l4proto { icmp, ipv6-icmp } accept\n }\n\
-             chain own {\n type filter hook output priority raw; notrack\n }\n}\n",
-        );
+        net.nft(Host::Router, STATEFUL);
         let pair = Pair::new();
         let (server, client, far) = sites(net, &pair, &listen("0.0.0.0"), &endpoint(SERVER4), "");
         let link = client.wait_connected();
@@ -236,10 +260,32 @@ fn a_stateful_firewall_and_a_storm_of_resets_do_not_end_a_raw_link() {
     });
 }
 
+/// Sends IP packets as they are, to where the address says.
+fn injector() -> impl Fn(&[u8], SocketAddr) {
+    // IPPROTO_RAW of raw(7): the header is ours.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(255.into())).unwrap();
+    move |packet, to| {
+        socket.send_to(packet, &socket2::SockAddr::from(to)).unwrap();
+    }
+}
+
+/// Has tcpdump write what passes the router to a file until it is dropped.
+fn capture(net: &Net, pair: &Pair) -> (tool::Running, PathBuf) {
+    let (file, log) = (pair.path("wire.pcap"), pair.path("tcpdump.log"));
+    let words = format!("tcpdump -i near -B 65536 -U -w {} tcp port {PORT}", file.display());
+    let mut tcpdump = net.command(Host::Router, &words);
+    tcpdump.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+    let running = tool::Running::new(tcpdump.spawn().unwrap());
+    poll_until("tcpdump to listen", LONG, || {
+        std::fs::read_to_string(&log).unwrap().contains("listening").then_some(())
+    });
+    (running, file)
+}
+
 /// A thousand resets to each end, in the other's name.
 fn storm(client: &str, server: &str) {
     let (client, server) = (client.parse().unwrap(), server.parse().unwrap());
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(255.into())).unwrap();
+    let inject = injector();
     for (local, remote) in [(client, server), (server, client)] {
         let ends = Ends { local, remote };
         for number in 0..1000u32 {
@@ -248,7 +294,7 @@ fn storm(client: &str, server: &str) {
             let header = Header { seq, ack: !seq, flags, window: 0, stamps: None, syn: None, label: number };
             let mut packet = Vec::new();
             put_head(&mut packet, &Medium::Ip, &ends, &header, &[], Checksum::Full).unwrap();
-            socket.send_to(&packet, &socket2::SockAddr::from(remote)).unwrap();
+            inject(&packet, remote);
         }
     }
 }
@@ -277,6 +323,32 @@ fn what_a_killed_site_left_behind_is_cleaned_up() {
             (now != left && now.matches("table inet").count() == 1).then_some(())
         });
         end(&mut server);
+    });
+}
+
+#[test]
+fn who_becomes_another_user_keeps_what_raw_links_need_and_removes_the_rules() {
+    let test = "who_becomes_another_user_keeps_what_raw_links_need_and_removes_the_rules";
+    let Some(curl) = tool::find(test, "curl") else { return };
+    on_net(test, |net| {
+        let pair = Pair::new();
+        let user = "[daemon]\nuser = \"nobody\"\n";
+        let (mut server, mut client, far) = sites(net, &pair, &listen("0.0.0.0"), &endpoint(SERVER4), user);
+        assert_eq!(client.wait_connected().transport, "raw");
+        carry(&curl, &client, &far);
+        for (site, host) in [(&client, Host::Client), (&server, Host::Server)] {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", site.pid())).unwrap();
+            let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            assert!(!line("Uid:").starts_with("0\t"), "{status}");
+            // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW (capabilities(7)).
+            assert_eq!(u64::from_str_radix(&line("CapEff:"), 16).unwrap(), 1 << 10 | 1 << 12 | 1 << 13, "{status}");
+            assert!(net.rules(host).contains("ghostwire_raw_"));
+        }
+        end(&mut client);
+        end(&mut server);
+        for host in [Host::Client, Host::Server] {
+            assert_eq!(net.rules(host), "", "as it was before");
+        }
     });
 }
 

@@ -66,7 +66,7 @@ impl Backend {
         match choice {
             BackendChoice::AfPacket => packet(),
             BackendChoice::Pcap => pcap(interface, ipv4, port, workers),
-            BackendChoice::Auto => packet().or_else(|error| match error {
+            BackendChoice::Auto => tried(ipv4, port).and_then(|()| packet()).or_else(|error| match error {
                 RawError::Privilege => Err(error),
                 error => {
                     tracing::warn!(%error, "packet sockets with offload do not work here; trying libpcap");
@@ -130,6 +130,10 @@ impl Backend {
             Self::Pcap(capture) => capture.poll_recv(cx, buffer),
         }
     }
+}
+
+fn tried(ipv4: bool, port: u16) -> Result<(), RawError> {
+    PacketSocket::try_out(ipv4, port).map_err(RawError::of_socket)
 }
 
 #[cfg(feature = "pcap")]

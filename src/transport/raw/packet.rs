@@ -8,13 +8,16 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
 use socket2::{Domain, MaybeUninitSlice, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
-use crate::segment::codec::{CHECKSUM_OFFSET, Layout};
+use crate::segment::codec::{CHECKSUM_OFFSET, Checksum, Ends, Header, Layout, Mac, Medium, put_head};
+use crate::segment::cycle::Flags;
 use crate::segment::filter;
 
 /// Of `struct virtio_net_hdr` (linux/virtio_net.h): flags, kind, lengths; in the host's byte order.
@@ -71,6 +74,46 @@ impl PacketSocket {
         let this = Self { socket, protocol };
         this.socket.bind(&this.address(interface.unwrap_or(0)))?;
         Ok(this)
+    }
+
+    /// Whether super-packets leave and arrive whole, with their borders told: sends one to itself over loopback. Blocks for
+    /// 100 ms at most. The port is one that the kernel is kept away from.
+    ///
+    /// # Errors
+    /// They do not.
+    pub(super) fn try_out(ipv4: bool, port: u16) -> io::Result<()> {
+        const SEGMENT: u16 = 1200;
+        let host: IpAddr = if ipv4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        let itself = SocketAddr::new(host, port);
+        let medium = Medium::Ethernet { own: Mac::default(), next: Mac::default() };
+        let header = Header { seq: 0, ack: 0, flags: Flags::ACK, window: 0, stamps: None, syn: None, label: 0 };
+        let payload = [0; 3 * SEGMENT as usize];
+        let ends = Ends { local: itself, remote: itself };
+        let mut head = Vec::new();
+        let layout =
+            put_head(&mut head, &medium, &ends, &header, &payload, Checksum::Partial).map_err(io::Error::other)?;
+
+        let probe = Socket::new(Domain::for_address(itself), Type::DGRAM, None)?;
+        let loopback = rustix::net::netdevice::name_to_index(&probe, "lo")?;
+        let this = Self::open(Some(loopback), ipv4, port)?;
+        match this.send(loopback, &head, layout, &payload, true, Some(SEGMENT)) {
+            // Nothing can be tried where loopback is down.
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => return Ok(()),
+            result => result?,
+        }
+        this.socket.set_nonblocking(false)?;
+        this.socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let mut buffer = vec![0; head.len() + payload.len()];
+        // Its own departure may be seen first.
+        for _ in 0..8 {
+            if let Some(frame) = this.recv(&mut buffer)? {
+                if frame.len == buffer.len() && frame.segment == usize::from(SEGMENT) {
+                    return Ok(());
+                }
+                return Err(io::Error::other("super-packets are cut"));
+            }
+        }
+        Err(io::Error::other("super-packets do not arrive"))
     }
 
     /// Makes it known to the runtime.
@@ -180,4 +223,25 @@ fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn super_packets_come_back_whole_over_loopback() {
+        for (ipv4, host) in [(true, "127.0.0.1:0"), (false, "[::1]:0")] {
+            let held = std::net::TcpListener::bind(host).unwrap();
+            let port = held.local_addr().unwrap().port();
+            match PacketSocket::try_out(ipv4, port) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let _ = writeln!(io::stderr(), "\n*** SKIPPED, needs CAP_NET_RAW: packet sockets ***");
+                }
+                result => result.unwrap(),
+            }
+        }
+    }
 }
