@@ -100,6 +100,25 @@ pub fn tune(tcp: &TcpStream) {
     let _ = socket.set_tcp_notsent_lowat(UNSENT_START);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
     let rtt = tcp_info(tcp).map_or(Duration::ZERO, |info| info.rtt);
+    choose_congestion(&socket, rtt);
+}
+
+/// Sets up a connection of a user, to or from this site: no Nagle delay (what the tunnel brings has waited long enough),
+/// and on a short path the congestion control that suits it. On a longer one the system's choice stays.
+///
+/// # Errors
+/// The connection is gone.
+pub fn tune_local(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    if let Ok(info) = tcp_info(tcp)
+        && info.rtt < SHORT_PATH
+    {
+        choose_congestion(&SockRef::from(tcp), info.rtt);
+    }
+    Ok(())
+}
+
+fn choose_congestion(socket: &SockRef<'_>, rtt: Duration) {
     for name in congestion_for(rtt) {
         if socket.set_tcp_congestion(name.as_bytes()).is_ok() {
             break;
