@@ -173,8 +173,9 @@ pub fn run(config: config::Client, daemon: Daemon) -> anyhow::Result<()> {
     crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async {
+        let terminated = crate::runtime::signal::terminated();
         let client = Client::bind_as(config, Some(daemon))?;
         client.drop_privileges()?;
-        client.run(crate::runtime::signal::terminated()).await
+        client.run(terminated).await
     })
 }

@@ -15,7 +15,7 @@ pub struct Image {
 
 impl Image {
     /// The keys of a text. A text that is not TOML has none; whoever checks it says so.
-    pub(super) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let mut keys = BTreeMap::new();
         let table = text.parse::<Table>().unwrap_or_default();
         for (key, value) in table {

@@ -59,12 +59,12 @@ impl Pair {
         pair
     }
 
-    fn to_server(&mut self, header: &Header, payload: &[u8]) -> Outcome {
+    fn give_server(&mut self, header: &Header, payload: &[u8]) -> Outcome {
         let bytes = frame(&ends(), header, payload);
         self.server.handle_segment(&parse(&bytes, true, true).unwrap(), (), self.now)
     }
 
-    fn to_client(&mut self, header: &Header, payload: &[u8]) -> Verdict {
+    fn give_client(&mut self, header: &Header, payload: &[u8]) -> Verdict {
         let bytes = frame(&turned(&ends()), header, payload);
         self.client.handle_segment(&parse(&bytes, true, true).unwrap(), self.now)
     }
@@ -72,12 +72,12 @@ impl Pair {
     fn shake(&mut self) {
         let syn = self.client.poll_transmit().unwrap();
         assert_eq!(syn.flags, Flags::SYN);
-        let Outcome::Answer(answer) = self.to_server(&syn, b"") else { panic!("no answer") };
+        let Outcome::Answer(answer) = self.give_server(&syn, b"") else { panic!("no answer") };
         assert!(self.server.is_empty(), "a SYN costs no memory");
-        assert_eq!(self.to_client(&answer, b""), Verdict::Taken);
+        assert_eq!(self.give_client(&answer, b""), Verdict::Taken);
         assert!(self.client.is_open());
         let ack = self.client.poll_transmit().unwrap();
-        assert_eq!(self.to_server(&ack, b""), Outcome::Taken);
+        assert_eq!(self.give_server(&ack, b""), Outcome::Taken);
         assert_eq!(self.server.len(), 1);
     }
 
@@ -87,14 +87,14 @@ impl Pair {
 
     fn up(&mut self, payload: &[u8]) -> (Header, Outcome) {
         let header = self.client.send(payload.len(), 1, self.now);
-        let outcome = self.to_server(&header, payload);
+        let outcome = self.give_server(&header, payload);
         (header, outcome)
     }
 
     fn down(&mut self, payload: &[u8]) -> (Header, Verdict) {
         let now = self.now;
         let header = self.at_server().send(payload.len(), 1, now);
-        let verdict = self.to_client(&header, payload);
+        let verdict = self.give_client(&header, payload);
         (header, verdict)
     }
 }
@@ -246,7 +246,7 @@ fn a_lost_syn_is_sent_again_with_more_patience_each_time_and_then_no_more() {
 fn one_reset_is_no_refusal_two_are() {
     let refuse = |pair: &mut Pair, syn: &Header| {
         let reset = Header { seq: 0, ack: syn.seq.wrapping_add(1), flags: Flags::RST | Flags::ACK, syn: None, ..*syn };
-        assert_eq!(pair.to_client(&reset, b""), Verdict::Drop(Drop::Reset));
+        assert_eq!(pair.give_client(&reset, b""), Verdict::Drop(Drop::Reset));
     };
     let mut pair = Pair::new(params(), params());
     let syn = pair.client.poll_transmit().unwrap();
@@ -254,8 +254,8 @@ fn one_reset_is_no_refusal_two_are() {
         refuse(&mut pair, &syn);
     }
     assert!(!pair.client.is_closed(), "a storm in answer to one SYN");
-    let Outcome::Answer(answer) = pair.to_server(&syn, b"") else { panic!() };
-    assert_eq!(pair.to_client(&answer, b""), Verdict::Taken, "the true answer still counts");
+    let Outcome::Answer(answer) = pair.give_server(&syn, b"") else { panic!() };
+    assert_eq!(pair.give_client(&answer, b""), Verdict::Taken, "the true answer still counts");
 
     let mut pair = Pair::new(params(), params());
     let syn = pair.client.poll_transmit().unwrap();
@@ -270,8 +270,8 @@ fn one_reset_is_no_refusal_two_are() {
 fn a_handshake_whose_end_was_lost_is_ended_by_any_data() {
     let mut pair = Pair::new(params(), params());
     let syn = pair.client.poll_transmit().unwrap();
-    let Outcome::Answer(answer) = pair.to_server(&syn, b"") else { panic!() };
-    pair.to_client(&answer, b"");
+    let Outcome::Answer(answer) = pair.give_server(&syn, b"") else { panic!() };
+    pair.give_client(&answer, b"");
     assert!(pair.client.poll_transmit().is_some(), "the ACK, lost");
     let _lost = pair.client.send(1200, 1, pair.now);
     assert_eq!(pair.up(b"the second datagram").1, Outcome::Deliver);
@@ -296,34 +296,34 @@ fn nobody_gets_a_connection_without_having_seen_the_answer() {
 fn replayed_overlapping_distant_and_forged_segments_are_dropped() {
     let mut pair = Pair::open();
     let (first, _) = pair.up(b"0123456789");
-    assert_eq!(pair.to_server(&first, b"0123456789"), Outcome::Drop(Drop::Replayed));
+    assert_eq!(pair.give_server(&first, b"0123456789"), Outcome::Drop(Drop::Replayed));
     let overlap = Header { seq: first.seq.wrapping_add(5), ..first };
-    assert_eq!(pair.to_server(&overlap, b"0123456789"), Outcome::Drop(Drop::Replayed));
+    assert_eq!(pair.give_server(&overlap, b"0123456789"), Outcome::Drop(Drop::Replayed));
     let distant = Header { seq: first.seq.wrapping_add(1 << 30), ..first };
-    assert_eq!(pair.to_server(&distant, b"x"), Outcome::Drop(Drop::Window));
+    assert_eq!(pair.give_server(&distant, b"x"), Outcome::Drop(Drop::Window));
     let before = Header { seq: first.seq.wrapping_sub(1000), ..first };
-    assert_eq!(pair.to_server(&before, b"x"), Outcome::Drop(Drop::Replayed));
+    assert_eq!(pair.give_server(&before, b"x"), Outcome::Drop(Drop::Replayed));
     let next = Header { seq: first.seq.wrapping_add(10), ..first };
     let acknowledges = |ack: u32| Header { ack, ..next };
     assert_eq!(
-        pair.to_server(&acknowledges(next.ack.wrapping_add(1 << 30)), b"x"),
+        pair.give_server(&acknowledges(next.ack.wrapping_add(1 << 30)), b"x"),
         Outcome::Drop(Drop::Acknowledgement)
     );
     assert_eq!(
-        pair.to_server(&acknowledges(next.ack.wrapping_sub(1 << 30)), b"x"),
+        pair.give_server(&acknowledges(next.ack.wrapping_sub(1 << 30)), b"x"),
         Outcome::Drop(Drop::Acknowledgement)
     );
     let (value, echo) = next.stamps.unwrap();
     for wrong in [None, Some((value, echo.wrapping_add(1))), Some((value, echo.wrapping_sub(1 << 30)))] {
         assert_eq!(
-            pair.to_server(&Header { stamps: wrong, ..next }, b"x"),
+            pair.give_server(&Header { stamps: wrong, ..next }, b"x"),
             Outcome::Drop(Drop::Timestamp),
             "{wrong:?}"
         );
     }
     let no_ack = Header { flags: Flags::PSH, ..next };
-    assert_eq!(pair.to_server(&no_ack, b"x"), Outcome::Drop(Drop::Acknowledgement));
-    assert_eq!(pair.to_server(&next, b"x"), Outcome::Deliver, "and what is right still passes");
+    assert_eq!(pair.give_server(&no_ack, b"x"), Outcome::Drop(Drop::Acknowledgement));
+    assert_eq!(pair.give_server(&next, b"x"), Outcome::Deliver, "and what is right still passes");
 }
 
 #[test]
@@ -334,18 +334,18 @@ fn resets_syns_and_fins_from_the_path_end_nothing() {
         assert_eq!(outcome, Outcome::Deliver, "round {round}");
         let after = Header { seq: header.seq.wrapping_add(4), ..header };
         let reset = Header { flags: Flags::RST | Flags::ACK, ..after };
-        assert_eq!(pair.to_server(&reset, b""), Outcome::Drop(Drop::Reset));
+        assert_eq!(pair.give_server(&reset, b""), Outcome::Drop(Drop::Reset));
         let syn = Header { flags: Flags::SYN, seq: round, syn: Some(SynOptions { mss: 1, window_scale: 0 }), ..after };
-        assert!(matches!(pair.to_server(&syn, b""), Outcome::Answer(_)), "as to anybody");
+        assert!(matches!(pair.give_server(&syn, b""), Outcome::Answer(_)), "as to anybody");
         let (header, verdict) = pair.down(b"data");
         assert_eq!(verdict, Verdict::Deliver);
         let reset = Header { seq: header.seq.wrapping_add(4), flags: Flags::RST, ..header };
-        assert_eq!(pair.to_client(&reset, b""), Verdict::Drop(Drop::Reset));
+        assert_eq!(pair.give_client(&reset, b""), Verdict::Drop(Drop::Reset));
     }
     // A FIN is answered, and data goes on.
     let (header, _) = pair.up(b"data");
     let fin = Header { seq: header.seq.wrapping_add(4), flags: Flags::FIN | Flags::ACK, ..header };
-    assert_eq!(pair.to_server(&fin, b""), Outcome::Taken);
+    assert_eq!(pair.give_server(&fin, b""), Outcome::Taken);
     let answer = pair.at_server().poll_transmit().unwrap();
     assert!(answer.flags.has(Flags::FIN | Flags::ACK));
     pair.up(b"x");
@@ -360,11 +360,11 @@ fn a_live_connection_is_not_replaced_a_silent_one_is() {
     let again = |pair: &mut Pair| {
         let mut second = Connection::connect(ends(), params(), 99, pair.now);
         let syn = second.poll_transmit().unwrap();
-        let Outcome::Answer(answer) = pair.to_server(&syn, b"") else { panic!() };
+        let Outcome::Answer(answer) = pair.give_server(&syn, b"") else { panic!() };
         let bytes = frame(&turned(&ends()), &answer, b"");
         assert_eq!(second.handle_segment(&parse(&bytes, true, true).unwrap(), pair.now), Verdict::Taken);
         let ack = second.poll_transmit().unwrap();
-        pair.to_server(&ack, b"")
+        pair.give_server(&ack, b"")
     };
     assert!(matches!(again(&mut pair), Outcome::Drop(_)));
     assert_eq!(pair.up(b"data").1, Outcome::Deliver);
@@ -380,17 +380,17 @@ fn goodbye_is_said_and_answered() {
     pair.client.close(pair.now);
     let fin = pair.client.poll_transmit().unwrap();
     assert_eq!(fin.flags, Flags::FIN | Flags::ACK);
-    assert_eq!(pair.to_server(&fin, b""), Outcome::Taken);
+    assert_eq!(pair.give_server(&fin, b""), Outcome::Taken);
     let answer = pair.at_server().poll_transmit().unwrap();
     assert_eq!((answer.flags, answer.ack), (Flags::FIN | Flags::ACK, fin.seq.wrapping_add(1)));
-    assert_eq!(pair.to_client(&answer, b""), Verdict::Taken);
+    assert_eq!(pair.give_client(&answer, b""), Verdict::Taken);
     let last = pair.client.poll_transmit().unwrap();
     assert_eq!((last.flags, last.seq, last.ack), (Flags::ACK, fin.seq.wrapping_add(1), answer.seq.wrapping_add(1)));
     assert!(pair.client.is_closed());
-    assert_eq!(pair.to_server(&last, b""), Outcome::Taken);
+    assert_eq!(pair.give_server(&last, b""), Outcome::Taken);
     pair.now += Duration::from_secs(31);
     let syn = Connection::connect(ends6(), params(), 1, pair.now).poll_transmit().unwrap();
-    pair.to_server(&syn, b"");
+    pair.give_server(&syn, b"");
     assert!(pair.server.is_empty(), "a connection that ended is forgotten");
 }
 

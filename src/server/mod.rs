@@ -187,8 +187,9 @@ pub fn run(config: config::Server, daemon: Daemon) -> anyhow::Result<()> {
     crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async {
+        let terminated = crate::runtime::signal::terminated();
         let server = Server::bind_as(config, Some(daemon))?;
         server.drop_privileges()?;
-        server.run(crate::runtime::signal::terminated()).await
+        server.run(terminated).await
     })
 }

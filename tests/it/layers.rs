@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(layer("demo"), Some(ASSEMBLY));
         assert_eq!(layer("host"), Some(FIRST_WITH_IO));
         assert_eq!(layer("nothing"), None);
-        assert_eq!(modules().len(), 21);
+        assert_eq!(modules().len(), 22);
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Endpoint {
     async fn connect(&self, options: &DialOptions, address: SocketAddr) -> Result<Raw, LinkError> {
         let endpoint = self.endpoint(&options.bind, Family::of(address.ip()))?;
         let name = options.sni.as_deref().unwrap_or(&options.host);
-        shake(&endpoint, address, name, &options.tls, &self.params).await
+        shake(&endpoint, address, name, &options.tls, &options.bind, &self.params).await
     }
 
     fn endpoint(&self, bind: &Bind, family: Family) -> io::Result<quinn::Endpoint> {
@@ -144,11 +144,12 @@ async fn shake(
     address: SocketAddr,
     name: &str,
     tls: &Arc<rustls::ClientConfig>,
+    bind: &Bind,
     params: &Params,
 ) -> Result<Raw, LinkError> {
     let rate = Arc::new(Rate::default());
     let mut config = ClientConfig::new(params::client_crypto(tls)?);
-    config.transport_config(params.transport(&rate));
+    config.transport_config(params.for_route(address, bind).transport(&rate));
     let connecting = endpoint.connect_with(config, address, name).map_err(|e| LinkError::Quic(e.to_string()))?;
     let connection = connecting.await.map_err(error::connection)?;
     let control = connection.open_bi().await.map_err(error::connection)?;
@@ -166,11 +167,12 @@ pub(in crate::transport) async fn over(
     address: SocketAddr,
     name: &str,
     tls: &Arc<rustls::ClientConfig>,
+    bind: &Bind,
     params: &Params,
 ) -> Result<(quinn::Endpoint, Raw), LinkError> {
     let runtime = Arc::new(TokioRuntime);
     let endpoint = quinn::Endpoint::new_with_abstract_socket(params.endpoint(), None, socket, runtime)?;
-    let raw = shake(&endpoint, address, name, tls, params).await?;
+    let raw = shake(&endpoint, address, name, tls, bind, params).await?;
     Ok((endpoint, raw))
 }
 

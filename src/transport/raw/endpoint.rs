@@ -103,7 +103,8 @@ impl Endpoint {
         let way = path::find(remote.ip(), &options.wishes).await?;
         let (socket, params) = self.open(remote, &way).await?;
         let name = options.sni.as_deref().unwrap_or(&options.host);
-        let (endpoint, raw) = quic::over(socket, remote, name, &options.tls, &params).await?;
+        let bind = quic::Bind { source: Some(way.source), interface: options.wishes.interface.clone() };
+        let (endpoint, raw) = quic::over(socket, remote, name, &options.tls, &bind, &params).await?;
         tokio::spawn(keep(endpoint, self.closing.subscribe()));
         Ok(raw)
     }
