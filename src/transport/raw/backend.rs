@@ -114,6 +114,16 @@ impl Backend {
         }
     }
 
+    /// Frames that had arrived and were dropped before they could be received, since this was asked last; as far as the
+    /// kernel is not the one who knows.
+    pub(super) fn take_overflow(&self) -> u64 {
+        match self {
+            Self::Packet(_) => 0,
+            #[cfg(feature = "pcap")]
+            Self::Pcap(capture) => capture.take_overflow(),
+        }
+    }
+
     /// Receives one frame into `buffer`; `None` for one that does not count.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Option<Frame>>> {
         match self {

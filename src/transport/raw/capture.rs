@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 
@@ -36,6 +36,8 @@ pub(super) struct Capture {
     captured: Receiver<Vec<u8>>,
     waker: Arc<AtomicWaker>,
     over: Arc<AtomicBool>,
+    /// Captured packets for which there was no room.
+    overflow: Arc<AtomicU64>,
     ethernet: bool,
     interface: u32,
     threads: Vec<JoinHandle<()>>,
@@ -68,16 +70,18 @@ impl Capture {
         source.direction(Direction::In).map_err(failed)?;
         let (over, waker) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicWaker::new()));
         let (to_session, captured) = bounded(QUEUE);
+        let overflow = Arc::<AtomicU64>::default();
         let mut capture = Self {
             workers: Vec::new(),
             captured,
             waker: Arc::clone(&waker),
             over: Arc::clone(&over),
+            overflow: Arc::clone(&overflow),
             ethernet,
             interface: interface.index,
             threads: Vec::new(),
         };
-        let reading = move || read(source, &to_session, &waker, &over);
+        let reading = move || read(source, &to_session, &waker, &over, &overflow);
         capture.threads.push(thread::Builder::new().name("raw-capture".into()).spawn(reading)?);
         for number in 0..workers.max(1) {
             let mut out = activate(interface, BUFFER_UNUSED)?;
@@ -112,6 +116,11 @@ impl Capture {
         })
     }
 
+    /// Captured packets that were dropped because the session did not take them in time, since this was asked last.
+    pub(super) fn take_overflow(&self) -> u64 {
+        if self.overflow.load(Ordering::Relaxed) == 0 { 0 } else { self.overflow.swap(0, Ordering::Relaxed) }
+    }
+
     /// Takes a captured packet.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Option<Frame>>> {
         let packet = match self.captured.try_recv() {
@@ -141,12 +150,19 @@ impl Capture {
 }
 
 /// Captures until told to end or until the interface is gone.
-fn read(mut source: pcap::Capture<Active>, to_session: &Sender<Vec<u8>>, waker: &AtomicWaker, over: &AtomicBool) {
+fn read(
+    mut source: pcap::Capture<Active>,
+    to_session: &Sender<Vec<u8>>,
+    waker: &AtomicWaker,
+    over: &AtomicBool,
+    overflow: &AtomicU64,
+) {
     while !over.load(Ordering::Relaxed) {
         match source.next_packet() {
-            // A full queue drops, as the kernel would.
             Ok(packet) if packet.header.caplen == packet.header.len => {
-                let _ = to_session.try_send(packet.data.to_vec());
+                if to_session.try_send(packet.data.to_vec()).is_err() {
+                    overflow.fetch_add(1, Ordering::Relaxed);
+                }
                 waker.wake();
             }
             Ok(_) | Err(pcap::Error::TimeoutExpired) => {}
@@ -185,5 +201,61 @@ impl Drop for Capture {
 impl std::fmt::Debug for Capture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Capture").field("interface", &self.interface).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::clock;
+    use crate::segment::codec::{Checksum, Ends, Header, Mac, Medium, put_head};
+    use crate::segment::cycle::Flags;
+
+    #[tokio::test]
+    async fn what_nobody_takes_in_time_is_dropped_and_counted() {
+        let held = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let itself = held.local_addr().unwrap();
+        let all = super::super::path::interfaces().await.unwrap();
+        let loopback = all.iter().find(|interface| interface.name == "lo").unwrap();
+        let capture = match Capture::open(Some(loopback), true, itself.port(), 2) {
+            Err(RawError::Privilege) => {
+                let _ = writeln!(io::stderr(), "\n*** SKIPPED, needs CAP_NET_RAW: a capture ***");
+                return;
+            }
+            capture => capture.unwrap(),
+        };
+        let medium = Medium::Ethernet { own: Mac::default(), next: Mac::default() };
+        // RST, which nobody answers.
+        let header = Header { seq: 0, ack: 0, flags: Flags::RST, window: 0, stamps: None, syn: None, label: 0 };
+        let ends = Ends { local: SocketAddr::new(itself.ip(), 9), remote: itself };
+        let mut head = Vec::new();
+        let layout = put_head(&mut head, &medium, &ends, &header, &[], Checksum::Full).unwrap();
+        let packet = Outgoing {
+            interface: loopback.index,
+            head: &head,
+            layout,
+            payload: &[],
+            partial: false,
+            segment: None,
+            flow: 0,
+        };
+        assert_eq!(capture.take_overflow(), 0);
+        let (mut refused, mut dropped) = (0, 0);
+        let deadline = clock::now() + Duration::from_secs(30);
+        while dropped == 0 || refused == 0 {
+            assert!(clock::now() < deadline, "{refused} packets did not fit on the way out, {dropped} on the way in");
+            for _ in 0..2 * QUEUE {
+                refused += u64::from(capture.send(&packet).is_err());
+            }
+            dropped += capture.take_overflow();
+        }
+        // What did fit is there to be taken.
+        let mut buffer = [0; 2048];
+        let frame = std::future::poll_fn(|cx| capture.poll_recv(cx, &mut buffer)).await.unwrap().unwrap();
+        assert_eq!((&buffer[..frame.len], frame.ethernet), (&head[..], true));
     }
 }

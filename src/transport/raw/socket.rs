@@ -246,6 +246,7 @@ impl Shared {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now().into_std();
         let (mut filled, mut fruitless) = (0, 0);
+        self.stats.dropped_many(Reason::Queue, self.backend.take_overflow());
         while filled < bufs.len().min(meta.len()) {
             let frame = match self.backend.poll_recv(cx, &mut scratch) {
                 Poll::Ready(Ok(Some(frame))) => frame,

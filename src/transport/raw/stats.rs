@@ -55,7 +55,11 @@ impl Stats {
     }
 
     pub(super) fn dropped(&self, reason: Drop) {
-        self.dropped[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.dropped_many(reason, 1);
+    }
+
+    pub(super) fn dropped_many(&self, reason: Drop, count: u64) {
+        self.dropped[reason as usize].fetch_add(count, Ordering::Relaxed);
     }
 
     fn show(&self) -> Shown {
