@@ -1,9 +1,12 @@
 //! From configuration to the bounds of a session.
 
-use crate::config::{Liveness, Performance};
+use std::num::NonZeroUsize;
+
+use crate::config::{self, Liveness, Performance};
 use crate::engine;
 use crate::sched;
 use crate::session::{self, liveness};
+use crate::transport::raw;
 use crate::wire::hello::Windows;
 
 /// First credit of a stream, in bytes: at 300 ms enough for 7 Mbit/s at once, and the window doubles each round trip.
@@ -53,4 +56,11 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
         },
         ..engine::Params::default()
     }
+}
+
+/// How raw links are made. Without a number of packet workers there is one for each core.
+pub fn raw(raw: &config::Raw, performance: &Performance) -> raw::Options {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = NonZeroUsize::new(performance.packet_workers).map_or_else(cores, NonZeroUsize::get);
+    raw::Options { cycle: raw.flags.clone(), backend: raw.backend, workers }
 }
