@@ -1,9 +1,6 @@
 //! What anybody on the path may send to a raw link: it is dropped and counted, and the link goes on.
 
-use std::net::SocketAddr;
-
-use ghostwire::segment::codec::{Arrived, Checksum, Header, Medium, parse, put_head};
-use ghostwire::segment::cycle::Flags;
+use ghostwire::segment::codec::Arrived;
 
 use super::*;
 
@@ -11,7 +8,7 @@ use super::*;
 const COUNT: usize = 40;
 
 /// IP packets of a capture file on Ethernet (pcap-savefile(5): a head of 24 bytes, then records with heads of 16).
-fn packets(file: &[u8]) -> Vec<&[u8]> {
+pub(super) fn packets(file: &[u8]) -> Vec<&[u8]> {
     let mut rest = file.get(24..).unwrap_or_default();
     let mut found = Vec::new();
     while let Some((head, more)) = rest.split_at_checked(16) {
