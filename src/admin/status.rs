@@ -34,6 +34,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// What it dials.
     pub dials: Vec<DialStatus>,
+    /// Where that leads.
+    pub endpoints: Vec<EndpointStatus>,
     /// Who may come, on a server.
     pub peers: Vec<PeerStatus>,
     /// Packet mode, when it is configured.
@@ -298,6 +300,38 @@ pub struct DialStatus {
     pub last_error: Option<String>,
 }
 
+/// An endpoint and what was learned of it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointStatus {
+    /// Name of the uplink.
+    pub uplink: String,
+    /// As a URL without headers.
+    pub endpoint: String,
+    /// How often an idle link is pinged, seconds; by chance up to a quarter less.
+    pub ping_interval_s: f64,
+    /// Links that were idle for so long have been seen to be cut, seconds.
+    pub idle_window_s: Option<f64>,
+    /// Its addresses.
+    pub addresses: Vec<EdgeStatus>,
+}
+
+/// One address of an endpoint.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EdgeStatus {
+    /// With its port.
+    pub address: String,
+    /// Links and dials that use it.
+    pub links: u64,
+    /// How long it takes to shake hands (connection, TLS and upgrade), smoothed.
+    pub handshake_ms: Option<f64>,
+    /// Failures in a row.
+    pub failures: u64,
+    /// Not dialled for so long, unless there is no other, seconds.
+    pub rests_s: Option<f64>,
+}
+
 /// Packet mode. A super-packet counts as one packet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -435,7 +469,7 @@ impl LinkStatus {
 }
 
 /// To a microsecond, which is what links measure.
-fn millis(time: Duration) -> f64 {
+pub fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
 

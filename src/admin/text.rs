@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, SessionStatus, Status, TunStatus,
+    DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, SessionStatus, Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -45,6 +45,10 @@ pub fn render(status: &Status) -> String {
     if !status.dials.is_empty() {
         text.push('\n');
         text.push_str(&dials(&status.dials));
+    }
+    if status.endpoints.iter().any(is_worth_telling) {
+        text.push('\n');
+        text.push_str(&endpoints(&status.endpoints));
     }
     text
 }
@@ -266,6 +270,38 @@ fn dials(dials: &[DialStatus]) -> String {
     table.render("")
 }
 
+/// One address that answers is no news.
+fn is_worth_telling(endpoint: &EndpointStatus) -> bool {
+    endpoint.idle_window_s.is_some() || endpoint.addresses.len() > 1 || endpoint.addresses.iter().any(|a| a.failures > 0)
+}
+
+fn endpoints(endpoints: &[EndpointStatus]) -> String {
+    let mut table = Table::new(&[Align::Left, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left]);
+    table.row(["UPLINK", "ENDPOINT", "ADDRESS", "LINKS", "HANDSHAKE", "STATE"]);
+    let mut remarks = String::new();
+    for endpoint in endpoints.iter().filter(|endpoint| is_worth_telling(endpoint)) {
+        for one in &endpoint.addresses {
+            let state = match (one.rests_s, one.failures) {
+                (None, 0) => "good".to_owned(),
+                (None, failures) => format!("failed {failures} times"),
+                (Some(rest), failures) => format!("failed {failures} times, rests for {}", human::seconds(rest)),
+            };
+            let handshake = one.handshake_ms.map_or_else(|| "-".to_owned(), |time| format!("{time:.0} ms"));
+            let address = clean(&one.address);
+            table.row([clean(&endpoint.uplink), clean(&endpoint.endpoint), address, one.links.to_string(), handshake, state]);
+        }
+        if let Some(window) = endpoint.idle_window_s {
+            let _ = writeln!(
+                remarks,
+                "{}: links that are idle for {window:.1} s are cut there; pinged every {:.1} s",
+                clean(&endpoint.endpoint),
+                endpoint.ping_interval_s
+            );
+        }
+    }
+    table.render("") + &remarks
+}
+
 fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
@@ -275,7 +311,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::admin::status::{Memory, SessionTotals, TunPeerStatus, UplinkStatus};
+    use crate::admin::status::{EdgeStatus, Memory, SessionTotals, TunPeerStatus, UplinkStatus};
 
     fn example() -> Status {
         let link = LinkStatus {
@@ -336,9 +372,38 @@ mod tests {
                 attempts: 3,
                 last_error: Some("refused\x1b[31m".into()),
             }],
+            endpoints: Vec::new(),
             peers: Vec::new(),
             tun: None,
         }
+    }
+
+    #[test]
+    fn addresses_of_an_endpoint_are_told_where_they_are_news() {
+        let address = |last: u8, failures| EdgeStatus {
+            address: format!("198.51.100.{last}:443"),
+            links: 1,
+            handshake_ms: (failures == 0).then_some(312.4),
+            failures,
+            rests_s: (failures > 0).then_some(4.0),
+        };
+        let endpoint = |addresses, idle_window_s| EndpointStatus {
+            uplink: "fiber".into(),
+            endpoint: "wss://cdn.example.org:443".into(),
+            ping_interval_s: 24.0,
+            idle_window_s,
+            addresses,
+        };
+        let text = |one| render(&Status { endpoints: vec![one], ..Status::default() });
+        assert!(!text(endpoint(vec![address(1, 0)], None)).contains("HANDSHAKE"), "nothing to tell");
+        let told = text(endpoint(vec![address(1, 0), address(2, 2)], Some(60.0)));
+        let lines: Vec<_> = told.lines().skip_while(|line| !line.starts_with("UPLINK")).collect();
+        assert_eq!(lines[1], "fiber   wss://cdn.example.org:443  198.51.100.1:443      1     312 ms  good");
+        assert!(lines[2].ends_with("failed 2 times, rests for 4.0 s"), "{told}");
+        assert_eq!(
+            lines[3],
+            "wss://cdn.example.org:443: links that are idle for 60.0 s are cut there; pinged every 24.0 s"
+        );
     }
 
     #[test]

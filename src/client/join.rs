@@ -33,6 +33,7 @@ use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
+use super::dial::Dialler;
 use super::status::Dial;
 
 /// While there is no session, links are admitted one at a time, so that they do not found one each. A handshake that
@@ -66,6 +67,8 @@ pub(super) struct Site {
     pub(super) packets: RefCell<Option<Packets>>,
     port: RefCell<Option<Rc<Port>>>,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
+    /// One for each endpoint.
+    pub(super) diallers: RefCell<Vec<Rc<Dialler>>>,
 }
 
 #[derive(Debug)]
@@ -128,6 +131,7 @@ impl Site {
             packets: RefCell::default(),
             port: RefCell::default(),
             dials: RefCell::default(),
+            diallers: RefCell::default(),
         });
         site.drive(first);
         Ok(site)
@@ -155,6 +159,11 @@ impl Site {
     /// What the server may ask this site to dial from here on; streams that are connected stay.
     pub(super) fn set_dial(&self, allow: AllowList) {
         self.dialling.replace(allow);
+    }
+
+    /// How often idle links are pinged, as far as nothing else is known of an endpoint.
+    pub(super) fn ping_interval(&self) -> Duration {
+        self.limits.borrow().liveness.ping_interval
     }
 
     /// Streams at a time, from here on.

@@ -1,10 +1,13 @@
 //! The client: one session with its server, links over every uplink, and local listeners.
 //!
 //! [`join`] owns the current session and admits links to it; [`uplink`] decides which endpoints of an uplink have links
-//! ([`fallback`]), and [`slot`] dials one link again and again. [`reload`] changes it while it runs.
+//! ([`fallback`]), and [`slot`] dials one link again and again, at the address of its endpoint that is best ([`edges`]),
+//! pinged as often as what stands there wants it ([`idle`]). [`reload`] changes it while it runs.
 
 mod dial;
+mod edges;
 mod fallback;
+mod idle;
 mod join;
 mod reload;
 mod slot;

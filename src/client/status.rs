@@ -1,11 +1,13 @@
 //! What a client tells of itself.
 
 use crate::admin::Status;
-use crate::admin::status::{DialState, DialStatus};
+use crate::admin::status::{DialState, DialStatus, EdgeStatus, EndpointStatus, millis};
 use crate::runtime::clock;
 use crate::runtime::shell::LinkEnd;
 use crate::site::{Packets, report};
 
+use super::dial::Dialler;
+use super::edges::Told;
 use super::join::Site;
 
 /// One place in a pool.
@@ -33,9 +35,28 @@ impl Dial {
 
     pub(super) fn lost(&mut self, end: &LinkEnd) {
         self.state = DialState::Waiting;
-        if let LinkEnd::Failed(error) = end {
+        if let LinkEnd::Failed { error, .. } = end {
             self.last_error = Some(error.clone());
         }
+    }
+}
+
+fn endpoint(dialler: &Dialler) -> EndpointStatus {
+    let now = clock::now();
+    let idle = dialler.idle.borrow();
+    let address = |told: Told| EdgeStatus {
+        address: told.address.to_string(),
+        links: told.uses as u64,
+        handshake_ms: told.handshake.map(millis),
+        failures: told.failures.into(),
+        rests_s: told.rests.map(|time| time.as_secs_f64()),
+    };
+    EndpointStatus {
+        uplink: dialler.uplink.clone(),
+        endpoint: dialler.name.clone(),
+        ping_interval_s: idle.interval(now).as_secs_f64(),
+        idle_window_s: idle.window(now).map(|window| window.as_secs_f64()),
+        addresses: dialler.edges.borrow().told(now).into_iter().map(address).collect(),
     }
 }
 
@@ -45,6 +66,7 @@ pub(super) async fn take(site: &Site) -> Status {
     status.sessions = site.reporter.sessions(&[site.shell()]).await;
     status.listeners = site.serving.borrow().served().map(|served| report::listener(served, None)).collect();
     status.tun = site.packets.borrow().as_ref().map(Packets::status);
+    status.endpoints = site.diallers.borrow().iter().map(|dialler| endpoint(dialler)).collect();
     let dials = site.dials.borrow();
     status.dials = dials
         .iter()

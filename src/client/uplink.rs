@@ -88,6 +88,13 @@ impl Pool {
         ticket
     }
 
+    /// Has all its links pinged so often while they are idle.
+    pub(super) fn set_ping_interval(&self, interval: Duration) {
+        for (shell, link) in self.links.borrow().values() {
+            shell.set_ping_interval(*link, interval);
+        }
+    }
+
     pub(super) fn remove(&self, ticket: u64) {
         self.links.borrow_mut().remove(&ticket);
     }
@@ -136,7 +143,8 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
     for (index, endpoint) in uplink.endpoints.iter().enumerate() {
         let size = uplink.pool_size(endpoint.transport);
         let pool = Rc::new(Pool::default());
-        let dialler = Rc::new(Dialler::new(&uplink, endpoint));
+        let dialler = Rc::new(Dialler::new(&uplink, endpoint, site.ping_interval()));
+        site.diallers.borrow_mut().push(Rc::clone(&dialler));
         for place in 0..usize::from(size.max) {
             let slot = Slot {
                 site: Rc::clone(&site),

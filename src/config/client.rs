@@ -203,7 +203,7 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
         entry.no_effect("links", "without a wss:// or ws:// endpoint, as QUIC needs one link only");
     }
     let other_family =
-        |source: IpAddr| endpoints.iter().all(|e| e.ip().is_some_and(|ip| ip.is_ipv4() != source.is_ipv4()));
+        |source: IpAddr| endpoints.iter().all(|e| is_other_family(source, &e.ips()));
     if !endpoints.is_empty() && source.is_some_and(other_family) {
         entry.fail_at("source", "is of another address family than every endpoint");
     }
@@ -215,6 +215,11 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
         }
     }
     Some(Uplink { name: name?, interface, source, via, endpoints, ws_links, max_up, max_down })
+}
+
+/// Whether all addresses are known and none can be reached from `source`.
+fn is_other_family(source: IpAddr, ips: &[IpAddr]) -> bool {
+    !ips.is_empty() && ips.iter().all(|ip| ip.is_ipv4() != source.is_ipv4())
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).

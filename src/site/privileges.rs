@@ -63,7 +63,7 @@ pub fn find(name: &str) -> anyhow::Result<User> {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
         Err(_) => User::from_name(name),
     };
-    found.context("daemon.user")?.with_context(|| format!("daemon.user: there is no user \"{name}\""))
+    found?.with_context(|| format!("there is no user \"{name}\""))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 
 use crate::cli::{Exit, Streams};
-use crate::config::{self, Certificate, Client, Config, Decoy, PublicKey, Server, Verify};
+use crate::config::{self, Certificate, Client, Config, Decoy, Local, PublicKey, Server, Verify};
 use crate::connectors::allow::AllowList;
 use crate::transport::TransportKind;
 
@@ -133,18 +133,34 @@ fn check_server(server: &Server) -> Findings {
 
 fn check_forwards(findings: &mut Findings, forwards: &[config::Forward], running: bool) {
     for forward in forwards {
+        let address = match &forward.listen {
+            Local::Ip(address) => *address,
+            Local::Unix(file) => {
+                host::check_socket_file(findings, "forward", file, running);
+                continue;
+            }
+        };
         if forward.protocols.tcp() {
-            host::check_listen(findings, "forward", TransportKind::Ws, forward.listen, running);
+            host::check_listen(findings, "forward", TransportKind::Ws, address, running);
         }
         if forward.protocols.udp() {
-            host::check_listen(findings, "forward", TransportKind::Quic, forward.listen, running);
+            host::check_listen(findings, "forward", TransportKind::Quic, address, running);
         }
     }
 }
 
 fn check_socks5(findings: &mut Findings, socks5: &config::Socks5, running: bool) {
-    host::check_listen(findings, "socks5", TransportKind::Ws, socks5.listen, running);
-    if socks5.users.is_open() && !socks5.listen.ip().is_loopback() {
+    let open = match &socks5.listen {
+        Local::Ip(address) => {
+            host::check_listen(findings, "socks5", TransportKind::Ws, *address, running);
+            !address.ip().is_loopback()
+        }
+        Local::Unix(file) => {
+            host::check_socket_file(findings, "socks5", file, running);
+            file.mode & 0o002 != 0
+        }
+    };
+    if socks5.users.is_open() && open {
         findings.warning(format!("socks5: {} lets whoever reaches it use the tunnel", socks5.listen));
     }
 }
