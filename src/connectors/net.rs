@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::runtime::edge::Socket;
+use crate::transport::sockopt;
 use crate::transport::via::{self, Via};
 use crate::wire::code::Code;
 use crate::wire::target::Target;
@@ -67,7 +68,7 @@ impl System {
 
     async fn connect_via(&self, via: &Via, target: &Target) -> io::Result<Socket> {
         let mut socket = TcpStream::connect((via.host.as_str(), via.port)).await?;
-        socket.set_nodelay(true)?;
+        sockopt::tune_local(&socket)?;
         via::open(via, &mut socket, target).await?;
         Ok(socket.into())
     }
@@ -99,7 +100,7 @@ impl Net for System {
             return self.connect_via(via, &Target::Ip(addr)).await;
         }
         let socket = TcpStream::connect(addr).await?;
-        socket.set_nodelay(true)?;
+        sockopt::tune_local(&socket)?;
         Ok(socket.into())
     }
 

@@ -73,7 +73,7 @@ pub(super) async fn accept_each<A: Accept>(
                 }
                 counters.accepted.inc();
                 // Fails only when the connection is gone already; its first read tells.
-                let _ = socket.set_nodelay();
+                let _ = socket.tune();
                 take(socket, from);
             }
             Err(error) if concerns_one_connection(&error) => {

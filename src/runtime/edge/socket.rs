@@ -12,6 +12,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::transport::sockopt;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub enum Socket {
@@ -49,13 +51,13 @@ impl Socket {
         }
     }
 
-    /// Sends what is written at once. Unix sockets always do.
+    /// Sets up a TCP connection as [`sockopt::tune_local`] says. Unix sockets need nothing.
     ///
     /// # Errors
     /// The connection is gone already; its first read tells.
-    pub fn set_nodelay(&self) -> io::Result<()> {
+    pub fn tune(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(socket) => socket.set_nodelay(true),
+            Self::Tcp(socket) => sockopt::tune_local(socket),
             Self::Unix(_) => Ok(()),
         }
     }
