@@ -56,7 +56,8 @@ impl Occupied {
         let mut paths = self.paths.borrow_mut();
         if let Some((key, line)) = paths.get(path) {
             let path = path.display();
-            return drop(value.note::<()>(format_args!("{path} is listened on already ({key} in line {line})")));
+            value.note::<()>(format_args!("{path} is listened on already ({key} in line {line})"));
+            return;
         }
         paths.insert(path.to_owned(), (value.path.clone(), line));
     }

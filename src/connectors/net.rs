@@ -185,7 +185,7 @@ mod tests {
         let net = System::default();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
-        assert!(net.connect(addr).await.unwrap().nodelay().unwrap());
+        assert!(socket2::SockRef::from(&net.connect(addr).await.unwrap()).tcp_nodelay().unwrap());
         drop(listener);
         assert_eq!(code_of(&net.connect(addr).await.unwrap_err()), Code::Refused);
     }

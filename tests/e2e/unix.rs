@@ -1,4 +1,4 @@
-//! Unix sockets on both sides: curl, nginx and socat speak through them, permissions and rules decide who may.
+//! Unix sockets on both sides: curl and nginx speak through them, permissions and rules decide who may.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -86,23 +86,42 @@ fn curl_on_a_unix_socket_reaches_nginx_on_a_unix_socket() {
     }
 }
 
+/// Answers each connection when it has read all there is: with how much that was.
+fn counting(path: &std::path::Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let got = std::io::copy(&mut stream, &mut std::io::sink())?;
+                write!(stream, "got {got}")
+            });
+        }
+    });
+}
+
 #[test]
-fn socat_at_both_ends_exchanges_what_it_is_given_with_half_closes() {
-    let test = "socat_at_both_ends_exchanges_what_it_is_given_with_half_closes";
-    let Some(socat) = tool::find(test, "socat") else { return };
+fn half_closes_and_many_connections_pass_from_socket_to_socket() {
     let pair = Pair::new();
     let far = pair.path("far.sock");
-    let mut command = Command::new(&socat);
-    command.arg(format!("UNIX-LISTEN:{},fork", far.display())).arg("SYSTEM:sort -r");
-    let _far = tool::start(&mut command, &pair.path("socat.log"));
-    poll_until("socat to listen", PATIENCE, || far.exists().then_some(()));
+    counting(&far);
     let forward = format!("[[forward]]\nlisten = \"unix:near.sock\"\nto = \"unix:{}\"\n", far.display());
     let allow = format!("\"unix:{}/*\"", far.parent().unwrap().display());
-    let (_server, _client) = sites(&pair, Via::Ws, &allow, &forward);
-    let near = format!("UNIX-CONNECT:{}", pair.path("near.sock").display());
-    // sort(1) answers when it has read all there is.
-    let output = tool::run_with(Command::new(&socat).args(["-t", "20", "-", &near]), b"a\nc\nb\n");
-    assert_eq!(text(&output.stdout), "c\nb\na\n", "{}", text(&output.stderr));
+    let (server, client) = sites(&pair, Via::Ws, &allow, &forward);
+    let near = pair.path("near.sock");
+    assert_eq!(exchange(&near, &blob(1, 700_000)).unwrap(), b"got 700000");
+    let each: Vec<_> = (0..200)
+        .map(|length| {
+            let near = near.clone();
+            std::thread::spawn(move || (length, exchange(&near, &blob(2, length)).unwrap()))
+        })
+        .collect();
+    for one in each {
+        let (length, answer) = one.join().unwrap();
+        assert_eq!(text(&answer), format!("got {length}"));
+    }
+    for site in [&client, &server] {
+        assert_eq!(site.status().sessions[0].totals.resets, 0);
+    }
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn endpoints_may_say_how_they_are_reached() {
         ["[2001:db8::8]:444".parse().unwrap(), "192.0.2.9:1".parse().unwrap()],
         "the port is the URL's"
     );
-    assert_eq!(third.renew_after, Some(std::time::Duration::from_secs(3000)));
+    assert_eq!(third.renew_after, Some(Duration::from_secs(3000)));
     assert_eq!(third.verify, Verify::None);
     assert!(!format!("{client:?}").contains("hunter2"), "credentials in headers are not shown");
 }
