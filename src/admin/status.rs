@@ -32,6 +32,12 @@ pub struct Status {
     pub sessions: Vec<SessionStatus>,
     /// What it accepts on: links and local connections.
     pub listeners: Vec<ListenerStatus>,
+    /// Of a client with several, its servers in order.
+    pub servers: Vec<ServerStatus>,
+    /// How often another server took over.
+    pub takeovers: u64,
+    /// Streams that were reset by that.
+    pub streams_given_up: u64,
     /// What it dials.
     pub dials: Vec<DialStatus>,
     /// Where that leads.
@@ -298,6 +304,22 @@ pub struct DialStatus {
     pub attempts: u64,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
+}
+
+/// One of several servers of a client.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it gets what is new.
+    pub in_use: bool,
+    /// Whether links to it are dialled.
+    pub dialled: bool,
+    /// Links that are up.
+    pub links: u64,
+    /// Streams that are open.
+    pub streams: u64,
 }
 
 /// An endpoint and what was learned of it.

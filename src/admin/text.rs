@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, SessionStatus, Status, TunStatus,
+    DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, SessionStatus,
+    Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -41,6 +42,10 @@ pub fn render(status: &Status) -> String {
     if !status.peers.is_empty() {
         text.push('\n');
         text.push_str(&peers(&status.peers));
+    }
+    if !status.servers.is_empty() {
+        text.push('\n');
+        servers(&mut text, status);
     }
     if !status.dials.is_empty() {
         text.push('\n');
@@ -270,9 +275,31 @@ fn dials(dials: &[DialStatus]) -> String {
     table.render("")
 }
 
+fn servers(text: &mut String, status: &Status) {
+    for one in &status.servers {
+        let state = match (one.in_use, one.dialled) {
+            (true, _) => "in use",
+            (false, true) => "dialled",
+            (false, false) => "in reserve",
+        };
+        let (links, streams) = (count(one.links, "link"), count(one.streams, "stream"));
+        let _ = writeln!(text, "server {}: {state}, {links}, {streams}", clean(&one.name));
+    }
+    if status.takeovers > 0 {
+        let _ = writeln!(
+            text,
+            "{}, {} reset",
+            count(status.takeovers, "takeover"),
+            count(status.streams_given_up, "stream")
+        );
+    }
+}
+
 /// One address that answers is no news.
 fn is_worth_telling(endpoint: &EndpointStatus) -> bool {
-    endpoint.idle_window_s.is_some() || endpoint.addresses.len() > 1 || endpoint.addresses.iter().any(|a| a.failures > 0)
+    endpoint.idle_window_s.is_some()
+        || endpoint.addresses.len() > 1
+        || endpoint.addresses.iter().any(|a| a.failures > 0)
 }
 
 fn endpoints(endpoints: &[EndpointStatus]) -> String {
@@ -288,7 +315,14 @@ fn endpoints(endpoints: &[EndpointStatus]) -> String {
             };
             let handshake = one.handshake_ms.map_or_else(|| "-".to_owned(), |time| format!("{time:.0} ms"));
             let address = clean(&one.address);
-            table.row([clean(&endpoint.uplink), clean(&endpoint.endpoint), address, one.links.to_string(), handshake, state]);
+            table.row([
+                clean(&endpoint.uplink),
+                clean(&endpoint.endpoint),
+                address,
+                one.links.to_string(),
+                handshake,
+                state,
+            ]);
         }
         if let Some(window) = endpoint.idle_window_s {
             let _ = writeln!(
@@ -311,7 +345,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::admin::status::{EdgeStatus, Memory, SessionTotals, TunPeerStatus, UplinkStatus};
+    use crate::admin::status::{EdgeStatus, Memory, ServerStatus, SessionTotals, TunPeerStatus, UplinkStatus};
 
     fn example() -> Status {
         let link = LinkStatus {
@@ -373,8 +407,32 @@ mod tests {
                 last_error: Some("refused\x1b[31m".into()),
             }],
             endpoints: Vec::new(),
+            servers: Vec::new(),
+            takeovers: 0,
+            streams_given_up: 0,
             peers: Vec::new(),
             tun: None,
+        }
+    }
+
+    #[test]
+    fn several_servers_are_told_with_what_became_of_them() {
+        let server = |name: &str, in_use, dialled| ServerStatus {
+            name: name.into(),
+            in_use,
+            dialled,
+            links: u64::from(in_use),
+            streams: 0,
+        };
+        let servers = vec![server("ir", false, true), server("tr", true, true), server("ge", false, false)];
+        let text = render(&Status { servers, takeovers: 1, streams_given_up: 3, ..Status::default() });
+        for line in [
+            "server ir: dialled, 0 links, 0 streams",
+            "server tr: in use, 1 link, 0 streams",
+            "server ge: in reserve, 0 links, 0 streams",
+            "1 takeover, 3 streams reset",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in {text}");
         }
     }
 

@@ -128,8 +128,13 @@ impl Slot {
         let mut idle = self.dialler.idle.borrow_mut();
         if let Some(window) = idle.on_cut(*quiet, held.since, now) {
             let interval = idle.interval(now);
-            tracing::info!(uplink = self.uplink.name, endpoint = self.dialler.name, ?window, ?interval,
-                "idle links are cut; pinging more often");
+            tracing::info!(
+                uplink = self.uplink.name,
+                endpoint = self.dialler.name,
+                ?window,
+                ?interval,
+                "idle links are cut; pinging more often"
+            );
             self.pool.set_ping_interval(interval);
         }
     }

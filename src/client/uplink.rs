@@ -135,12 +135,13 @@ impl Pool {
     }
 }
 
-/// Keeps the links of one uplink, for ever.
-pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
+/// Keeps the links of one uplink to one server, for ever.
+pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, retry: Retry) {
     let limited = Rc::new(Limited { name: uplink.name.clone(), up: uplink.max_up, down: uplink.max_down });
     let mut sizes = Vec::new();
     let mut pools = Vec::new();
-    for (index, endpoint) in uplink.endpoints.iter().enumerate() {
+    let own = uplink.endpoints.iter().filter(|endpoint| endpoint.server == server);
+    for (index, endpoint) in own.enumerate() {
         let size = uplink.pool_size(endpoint.transport);
         let pool = Rc::new(Pool::default());
         let dialler = Rc::new(Dialler::new(&uplink, endpoint, site.ping_interval()));
@@ -160,8 +161,18 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
         sizes.push(fallback::Pool { min: usize::from(size.min), max: usize::from(size.max) });
         pools.push(pool);
     }
+    if pools.is_empty() {
+        return;
+    }
     let mut machine = Fallback::new(&sizes, clock::now());
     loop {
+        if !site.is_wanted() {
+            look(&site, &pools);
+            pools.iter().for_each(|pool| pool.set(0, 0));
+            tokio::time::sleep(TICK).await;
+            machine = Fallback::new(&sizes, clock::now());
+            continue;
+        }
         let seen = look(&site, &pools);
         machine.handle_tick(&seen, clock::now());
         for (index, pool) in pools.iter().enumerate() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::Secret;
 use crate::config::addr::{self, Host};
 use crate::config::reader::{Quantity, Section, Value};
+use crate::config::report::nearest;
 use crate::config::shape::Shape;
 use crate::config::url::{self, Url};
 use crate::transport::TransportKind;
@@ -15,6 +16,8 @@ use crate::units::parse_duration;
 /// One way to reach the server.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
+    /// Which of the servers it leads to.
+    pub server: usize,
     /// [`TransportKind::Ws`] or [`TransportKind::Quic`].
     pub transport: TransportKind,
     /// Whether TLS protects it. Always, for QUIC.
@@ -66,20 +69,20 @@ pub enum Verify {
 }
 
 /// Reads the entries of `connect`.
-pub(super) fn list(uplink: &Section<'_>) -> Vec<Endpoint> {
+pub(super) fn list(uplink: &Section<'_>, servers: &[String]) -> Vec<Endpoint> {
     let shape = Shape::required("array of strings or tables", url::ALLOWED);
     let endpoints = uplink.value("connect", shape, |value| {
         let items = value.items()?;
         if items.is_empty() {
             return value.wrong("names no endpoint");
         }
-        Some(items.iter().filter_map(endpoint).collect::<Vec<_>>())
+        Some(items.iter().filter_map(|item| endpoint(item, servers)).collect::<Vec<_>>())
     });
     endpoints.unwrap_or_default()
 }
 
-fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
-    if let Some(endpoint) = value.section(full) {
+fn endpoint(value: &Value<'_>, servers: &[String]) -> Option<Endpoint> {
+    if let Some(endpoint) = value.section(|entry| full(entry, servers)) {
         return endpoint;
     }
     value.parse(|text| url::parse(text).and_then(dialable)).map(plain)
@@ -95,6 +98,7 @@ fn dialable(url: Url) -> Result<Url, &'static str> {
 fn plain(url: Url) -> Endpoint {
     let Url { transport, tls, host, port, path } = url;
     Endpoint {
+        server: 0,
         transport,
         tls,
         host,
@@ -109,7 +113,7 @@ fn plain(url: Url) -> Endpoint {
     }
 }
 
-fn full(entry: &Section<'_>) -> Option<Endpoint> {
+fn full(entry: &Section<'_>, servers: &[String]) -> Option<Endpoint> {
     let url = entry.parsed("url", Shape::required("string", url::ALLOWED), |text| url::parse(text).and_then(dialable));
     let shape = Shape::optional("string or array of strings", "the host, resolved", "IP[:PORT]");
     let addresses = entry.value("address", shape, addresses).unwrap_or_default();
@@ -122,6 +126,17 @@ fn full(entry: &Section<'_>) -> Option<Endpoint> {
     let verify_shape =
         Shape::default("string", "\"system\"".into(), "\"system\", \"none\", \"ca:FILE\", \"sha256:HEX\"");
     let verify = entry.parsed("verify", verify_shape, |text| verify(text, entry));
+    let shape = Shape::optional("string", "the first", "the name of a [[server]]");
+    let server = entry.value("server", shape, |value| {
+        let name = value.string()?;
+        let index = servers.iter().position(|known| known == name);
+        if index.is_none() {
+            let near = nearest(name, servers.iter().map(String::as_str));
+            let advice = near.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"));
+            return value.note(format_args!("\"{name}\" is not the name of a [[server]]{advice}"));
+        }
+        index
+    });
     let url = url?;
     if !url.tls {
         entry.no_effect("sni", "on ws://, which has no TLS");
@@ -133,6 +148,7 @@ fn full(entry: &Section<'_>) -> Option<Endpoint> {
     }
     let addresses = addresses.into_iter().map(|(ip, port)| SocketAddr::new(ip, port.unwrap_or(url.port)));
     Some(Endpoint {
+        server: server.unwrap_or_default(),
         addresses: addresses.collect(),
         renew_after,
         sni,

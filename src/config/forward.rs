@@ -55,7 +55,7 @@ impl Protocols {
         self != Self::Tcp
     }
 
-    fn each(self) -> impl Iterator<Item = Protocol> {
+    pub(super) fn each(self) -> impl Iterator<Item = Protocol> {
         [self.tcp().then_some(Protocol::Tcp), self.udp().then_some(Protocol::Udp)].into_iter().flatten()
     }
 }
@@ -74,7 +74,7 @@ const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// What shorthand without a host dials: the other site itself.
 const THERE: Host = Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
-const CLASSES: [(&str, Class); 4] = [
+pub(super) const CLASSES: [(&str, Class); 4] = [
     ("bulk", Class::Bulk),
     ("best-effort", Class::BestEffort),
     ("video", Class::Video),
@@ -108,7 +108,7 @@ pub(super) fn socks5(section: &Section<'_>, occupied: &Occupied) -> Option<Socks
     Some(Socks5 { listen: listen?, users: users.unwrap_or_default() })
 }
 
-const PROTOCOLS: [(&str, Protocols); 3] =
+pub(super) const PROTOCOLS: [(&str, Protocols); 3] =
     [("tcp", Protocols::Tcp), ("udp", Protocols::Udp), ("tcp+udp", Protocols::Both)];
 
 const TO: &str = "[tcp://]HOST:PORT, unix:PATH";

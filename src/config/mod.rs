@@ -26,6 +26,7 @@ mod report;
 mod secret;
 mod server;
 mod shape;
+mod transparent;
 mod tun;
 mod url;
 
@@ -56,6 +57,7 @@ pub use crate::config::local::{Local, SocketFile};
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;
 pub use crate::config::server::{Peer, Server};
+pub use crate::config::transparent::Transparent;
 pub use crate::config::tun::Tun;
 pub use crate::wire::noise::{KeyError, PrivateKey, Psk, PublicKey};
 

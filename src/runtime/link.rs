@@ -134,6 +134,10 @@ impl Receiver {
                 Poll::Ready(Ok(())) => None,
                 Poll::Ready(Err(error)) => Some(error.to_string()),
             };
+            if let (Some(fault), true) = (&fault, self.frames.is_empty()) {
+                // An end is no sign of life.
+                return Poll::Ready(fault.clone());
+            }
             let now = clock::now();
             let bytes = self.frames.iter().map(size).sum();
             let mut core = self.shell.core.borrow_mut();

@@ -12,12 +12,14 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{AbortHandle, spawn_local};
 
-use crate::config::{Exit, Forward, Local, Protocols, Socks5, Udp};
+use crate::config::{Exit, Forward, Local, Protocols, Socks5, Transparent, Udp};
 use crate::connectors::{self, AllowList, Connector, DialParams, Dialler, System, allow};
 use crate::ids::Side;
 use crate::listeners::accept::Listener;
 use crate::listeners::socks5::{Limits, Proxy};
+use crate::listeners::transparent::Mode;
 use crate::listeners::{self, Counters, Hub, SessionSlot};
+use crate::runtime::edge::transparent::{self, TransparentPort};
 use crate::runtime::edge::{FlowParams, UdpPort, udp};
 use crate::runtime::shell::{DatagramSink, Shell};
 use crate::runtime::stream::{IncomingStream, SessionRef};
@@ -64,12 +66,13 @@ impl Listening {
 enum Rule {
     Forward(Forward),
     Socks5(Socks5),
+    Transparent(Transparent),
 }
 
 /// A listener that is served.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// `forward`, `udp` or `socks5`.
+    /// `forward`, `udp`, `socks5`, `transparent` or `transparent-udp`.
     pub kind: &'static str,
     /// Where it listens.
     pub listen: Local,
@@ -99,13 +102,26 @@ impl Edges {
     ///
     /// # Errors
     /// Names the address that cannot be bound.
-    pub fn bind(forwards: &[Forward], socks5: &[Socks5], sockets: &mut Gathering<'_>) -> anyhow::Result<Self> {
+    pub fn bind(
+        forwards: &[Forward],
+        socks5: &[Socks5],
+        transparent: &[Transparent],
+        sockets: &mut Gathering<'_>,
+    ) -> anyhow::Result<Self> {
         let mut entries = Vec::new();
         for forward in forwards {
             entries.push((bind_one(&forward.listen, forward.protocols, sockets)?, Rule::Forward(forward.clone())));
         }
         for proxy in socks5 {
             entries.push((bind_one(&proxy.listen, Protocols::Tcp, sockets)?, Rule::Socks5(proxy.clone())));
+        }
+        for one in transparent {
+            let bound = bind_one(&one.listen.into(), one.protocols, sockets)?;
+            if let (Mode::Tproxy, Some(Listening::Tcp(listener))) = (one.mode, &bound.streams) {
+                let allowed = transparent::allow_foreign(listener, one.listen.is_ipv6());
+                allowed.with_context(|| format!("cannot listen on {} for tproxy", one.listen))?;
+            }
+            entries.push((bound, Rule::Transparent(one.clone())));
         }
         Ok(Self { entries })
     }
@@ -188,6 +204,24 @@ fn start(bound: Bound, rule: Rule, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow:
                 let serving = listeners::socks5::serve(listener.serve()?, proxy, slot.clone(), Arc::clone(&counters));
                 tasks.push(spawn_local(serving).abort_handle());
                 served.push(Served { kind: "socks5", listen: listen.clone(), target: None, counters });
+            }
+        }
+        Rule::Transparent(rule) => {
+            let own = listen.ip().unwrap_or(rule.listen);
+            if let Some(listener) = streams {
+                let counters = Arc::new(Counters::default());
+                let (listener, slot, counted) = (listener.serve()?, slot.clone(), Arc::clone(&counters));
+                let serving = listeners::transparent::serve(listener, own, rule.mode, rule.class, slot, counted);
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "transparent", listen: listen.clone(), target: None, counters });
+            }
+            if let Some(socket) = udp {
+                let counters = Arc::new(Counters::default());
+                let port = TransparentPort::new(socket).with_context(|| format!("tproxy on {listen}"))?;
+                let (hub, counted) = (Rc::clone(hub), Arc::clone(&counters));
+                let serving = listeners::transparent::serve_datagrams(port, rule.class, hub, counted);
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "transparent-udp", listen: listen.clone(), target: None, counters });
             }
         }
     }

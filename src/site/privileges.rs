@@ -14,7 +14,7 @@ use crate::config::Image;
 /// devices, routes and crafted packets are needed only where they are asked for.
 pub fn needed(image: &Image) -> Vec<Capability> {
     let mut needed = vec![Capability::CAP_NET_BIND_SERVICE];
-    if ["tun", "raw"].into_iter().any(|section| image.has(section)) {
+    if ["tun", "raw", "transparent"].into_iter().any(|section| image.has(section)) {
         needed.extend([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
     }
     needed

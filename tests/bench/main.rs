@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "measures with the clock")]
 
 mod chaos;
+mod delay;
 mod far;
 mod near;
 mod packets;
@@ -17,6 +18,7 @@ mod report;
 mod soak;
 mod sockets;
 mod stats;
+mod storm;
 mod subject;
 mod udp;
 
@@ -97,6 +99,8 @@ enum Action {
         #[arg(long)]
         plain: bool,
     },
+    /// Thousands of connections opened at once over a long path.
+    Storm(storm::Options),
     /// Mixed load for a long time, with links cut all along.
     Soak(soak::Options),
 }
@@ -128,6 +132,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Some(Action::Udp(options)) => {
             raise_files_limit()?;
             far::runtime()?.block_on(udp::run(options))
+        }
+        Some(Action::Storm(options)) => {
+            raise_files_limit()?;
+            far::runtime()?.block_on(storm::run(options))
         }
         Some(Action::Packets(options)) => packets::run(options),
         Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),

@@ -12,12 +12,7 @@ use crate::harness::tool::{self, text};
 use crate::harness::{PATIENCE, poll_until};
 
 /// A server whose peer may dial these rules.
-fn sites(
-    pair: &Pair,
-    via: Via,
-    allow: &str,
-    client: &str,
-) -> (crate::harness::site::Site, crate::harness::site::Site) {
+fn sites(pair: &Pair, via: Via, allow: &str, client: &str) -> (crate::harness::site::Site, crate::harness::site::Site) {
     let port = free_port();
     let peer = format!("[[peer]]\nname = \"nl\"\npublic_key = \"{}\"\nallow = [{allow}]\n", pair.client_key());
     let server = pair.site("server", "ir", &format!("{}{peer}", via.listen(port)));
@@ -197,10 +192,8 @@ fn a_socket_belongs_to_whom_the_file_says() {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return tool::skip(test, "only root gives files away");
     }
-    let forward = format!(
-        "[[forward]]\nlisten = \"unix:near.sock\"\nsocket_owner = \"nobody:7\"\nto = \"{}\"\n",
-        far.address()
-    );
+    let forward =
+        format!("[[forward]]\nlisten = \"unix:near.sock\"\nsocket_owner = \"nobody:7\"\nto = \"{}\"\n", far.address());
     let _sites = sites(&pair, Via::Ws, "\"any\"", &forward);
     let meta = fs::metadata(pair.path("near.sock")).unwrap();
     let nobody = nix_uid("nobody");

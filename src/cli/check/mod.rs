@@ -63,7 +63,9 @@ pub(super) fn check(file: &Path, streams: &mut Streams<'_>) -> io::Result<Exit> 
 fn check_client(client: &Client) -> Findings {
     let mut findings = Findings::default();
     let running = host::is_running(&client.admin);
-    placeholder(&mut findings, "server.public_key", &client.server.public_key);
+    for server in std::iter::once(&client.server).chain(&client.standby) {
+        placeholder(&mut findings, "server.public_key", &server.public_key);
+    }
     for uplink in &client.uplinks {
         let what = format!("uplink \"{}\"", uplink.name);
         if let Some(problem) = uplink.interface.as_deref().and_then(host::interface_problem) {

@@ -43,8 +43,14 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
         Performance { max_streams: 5_000, memory: ByteSize::from_mib(128), packet_workers: 0 }
     );
     let seconds = Duration::from_secs;
-    let retry =
-        Retry { base: Duration::from_millis(100), factor: 2.0, cap: seconds(10), max_attempts: 5, grace: seconds(10) };
+    let retry = Retry {
+        base: Duration::from_millis(100),
+        factor: 2.0,
+        cap: seconds(10),
+        max_attempts: 5,
+        grace: seconds(10),
+        takeover: seconds(10),
+    };
     assert_eq!(client.retry, retry);
     let liveness = Liveness { ping_interval: seconds(30), ping_timeout: seconds(60), resume_timeout: seconds(120) };
     assert_eq!(client.liveness, liveness);

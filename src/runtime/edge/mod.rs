@@ -13,6 +13,7 @@ pub mod relay;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+pub mod transparent;
 pub mod udp;
 pub mod unix;
 
