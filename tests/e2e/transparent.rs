@@ -178,13 +178,13 @@ fn redirected_connections_of_a_lan_and_of_the_host_itself_arrive() {
     let Some(net) = Net::new(test) else { return };
     net.world();
     let _sites = net.sites(
-        "[[transparent]]\nlisten = \"0.0.0.0:12345\"\n[[transparent]]\nlisten = \"[::]:12345\"\nclass = \"interactive\"\n",
+        "[[transparent]]\nlisten = \"0.0.0.0:12345\"\n[[transparent]]\nlisten = \"[::]:12347\"\nclass = \"interactive\"\n",
     );
     assert!(!curl(&net, LAN, "http://203.0.113.5/").contains("the world"), "there is no other way");
     net.rules(
         GATEWAY,
-        "table inet divert {\nchain prerouting {\ntype nat hook prerouting priority dstnat;\niifname \"to2\" tcp dport 80 redirect to :12345\n}\n\
-         chain output {\ntype nat hook output priority dstnat;\nip daddr 203.0.113.5 tcp dport 80 redirect to :12345\n}\n}\n",
+        "table inet divert {\nchain prerouting {\ntype nat hook prerouting priority dstnat;\niifname \"to2\" meta nfproto ipv4 tcp dport 80 redirect to :12345\niifname \"to2\" meta nfproto ipv6 tcp dport 80 redirect to :12347\n}\n\
+         chain output {\ntype nat hook output priority -100;\nip daddr 203.0.113.5 tcp dport 80 redirect to :12345\n}\n}\n",
     );
     assert_eq!(curl(&net, LAN, "http://203.0.113.5/"), "the world at 203.0.113.5:80");
     assert_eq!(curl(&net, LAN, "http://[2001:db8:5::5]/"), "the world at [2001:db8:5::5]:80");

@@ -49,6 +49,10 @@ fn echoes(to: SocketAddr) {
 fn links_forwards_proxies_and_datagrams_over_ipv6() {
     let test = "links_forwards_proxies_and_datagrams_over_ipv6";
     let Some(curl) = tool::find(test, "curl") else { return };
+    let named = netem::sys::is_root();
+    if !named {
+        tool::skip(test, "names need root");
+    }
     for via in [Via::Ws, Via::Wss, Via::Quic] {
         let (pair, far, port) = (Pair::new(), echo(), free_port());
         let (scheme, path, verify) = match via {
@@ -64,16 +68,26 @@ fn links_forwards_proxies_and_datagrams_over_ipv6() {
             "{listen}[[peer]]\nname = \"nl\"\npublic_key = \"{}\"\n{rule}{reverse}{far}\"\n",
             pair.client_key()
         );
-        let server = pair.site("server", "ir", &server);
+        let hosts = pair.path("hosts");
+        std::fs::write(&hosts, "::1 six.test\n127.0.0.1 both.test\n::1 both.test\n127.0.0.1 localhost\n").unwrap();
+        // Names of our own, for the sites alone.
+        let prepare = |command: &mut std::process::Command| {
+            if named {
+                let here = std::path::Path::new("/proc/self/ns/net");
+                netem::sys::run_in_network(command, here, Some(&hosts), false).unwrap();
+            }
+        };
+        let server = pair.site_with("server", "ir", &server, &prepare);
         // By a literal, and by a name that has an address of each family, of which one answers.
-        for host in ["[::1]", "localhost"] {
+        for host in if named { &["[::1]", "six.test", "both.test"][..] } else { &["[::1]"] } {
             let uplink = format!("connect = [{{ url = \"{scheme}://{host}:{port}{path}\"{verify} }}]\n");
             let forwards = format!(
                 "[[forward]]\nlisten = \"[::1]:0\"\nto = \"{far}\"\nprotocol = \"tcp+udp\"\n[[forward]]\n\
-                 listen = \"[::1]:0\"\nto = \"localhost:{}\"\n[socks5]\nlisten = \"[::1]:0\"\n[dial]\n{rule}",
+                 listen = \"[::1]:0\"\nto = \"{}:{}\"\n[socks5]\nlisten = \"[::1]:0\"\n[dial]\n{rule}",
+                if named { "both.test" } else { "[::1]" },
                 far.port()
             );
-            let client = pair.client(&uplink, &forwards);
+            let client = pair.site_with("client", "nl", &pair.client_text(&uplink, &forwards), &prepare);
             let link = client.wait_connected();
             assert_eq!(link.remote, format!("[::1]:{port}"), "{via:?} {host}");
             for listener in client.listeners("forward") {
@@ -96,7 +110,9 @@ fn links_forwards_proxies_and_datagrams_over_ipv6() {
                 let url = format!("http://{target}/");
                 tool::run(&curl, &["-sS", "--max-time", "20", "-x", &proxy, &url])
             };
-            for target in [format!("[::1]:{}", far.port()), format!("localhost:{}", far.port())] {
+            for target in
+                ["[::1]", if named { "six.test" } else { "[::1]" }].map(|host| format!("{host}:{}", far.port()))
+            {
                 let output = ask(&target);
                 assert_eq!(text(&output.stdout), "six", "{via:?} {target}: {}", text(&output.stderr));
             }
