@@ -15,13 +15,15 @@ use tokio::time::{Sleep, sleep};
 
 use crate::config::{self, Endpoint, Host, Uplink};
 use crate::runtime::{clock, random};
+use crate::segment::codec::Mac;
+use crate::site::{journal, params};
+use crate::transport::raw::path::Wishes;
 use crate::transport::tls::{self, Verify};
 use crate::transport::via::Via;
-use crate::transport::{LinkError, Raw, TransportKind, quic, sockopt, ws};
+use crate::transport::{LinkError, Raw, TransportKind, quic, raw, sockopt, ws};
 
 use super::edges::Edges;
 use super::idle::IdleWindow;
-use super::join::Site;
 
 /// Time for TCP or QUIC, TLS and the WebSocket upgrade: healthy paths have silences of 5 to 15 s.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +32,36 @@ const ALPN_H3: &[u8] = b"h3";
 const ALPN_HTTP: &[u8] = b"http/1.1";
 /// The DNS has so long to answer where addresses are known from before.
 const LOOKUP: Duration = Duration::from_secs(2);
+
+/// Time for goodbyes of transports.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What the dials of a client share.
+#[derive(Debug)]
+pub(super) struct Dialers {
+    quic: quic::Endpoint,
+    raw: raw::Endpoint,
+}
+
+impl Dialers {
+    /// Nothing is done before the first dial, except that what killed sites left behind is undone where raw links are
+    /// to be dialled. To be called before privileges are dropped.
+    pub(super) fn new(config: &config::Client) -> Self {
+        let mut endpoints = config.uplinks.iter().flat_map(|uplink| &uplink.endpoints);
+        let dials_raw = endpoints.any(|endpoint| endpoint.transport == TransportKind::Raw);
+        let journal = dials_raw.then(|| journal::open(&config.process)).flatten();
+        let options = params::raw(&config.raw, &config.performance);
+        Self {
+            quic: quic::Endpoint::new(quic::Params::default()),
+            raw: raw::Endpoint::new(quic::Params::default(), options, journal),
+        }
+    }
+
+    /// Closes all connections.
+    pub(super) async fn close(&self) {
+        tokio::join!(self.quic.close(GOODBYE), self.raw.close(GOODBYE));
+    }
+}
 
 /// Dials one endpoint over one uplink, at whichever of its addresses is best.
 #[derive(Debug)]
@@ -40,6 +72,7 @@ pub(super) struct Dialler {
     /// As an URL without its path, for people.
     pub(super) name: String,
     bind: sockopt::Bind,
+    gateway_mac: Option<Mac>,
     via: Option<Via>,
     /// Made at the first dial: trust stores are large and slow to read.
     tls: OnceCell<Arc<rustls::ClientConfig>>,
@@ -89,6 +122,7 @@ impl Dialler {
         let bind = sockopt::Bind { source: uplink.source, interface: uplink.interface.clone() };
         let scheme = match (endpoint.transport, endpoint.tls) {
             (TransportKind::Quic, _) => "quic",
+            (TransportKind::Raw, _) => "raw",
             (_, true) => "wss",
             (_, false) => "ws",
         };
@@ -98,6 +132,7 @@ impl Dialler {
             uplink: uplink.name.clone(),
             name,
             bind,
+            gateway_mac: uplink.gateway_mac,
             via: uplink.via.clone(),
             tls: OnceCell::new(),
             edges: Rc::default(),
@@ -112,18 +147,18 @@ impl Dialler {
     }
 
     /// Dials the addresses of the endpoint, best first; the next joins in when one fails or takes long.
-    pub(super) async fn dial(&self, site: &Site) -> Result<(Raw, Option<Use>), LinkError> {
+    pub(super) async fn dial(&self, dialers: &Dialers) -> Result<(Raw, Option<Use>), LinkError> {
         if !self.endpoint.addresses.is_empty() {
             self.edges.borrow_mut().offer(&self.endpoint.addresses);
         } else if self.via.is_some() {
             // The proxy resolves the name.
-            return self.dial_at(site, None).await.map(|raw| (raw, None));
+            return self.dial_at(dialers, None).await.map(|raw| (raw, None));
         } else {
             self.resolve().await?;
         }
         let order = self.edges.borrow().order(clock::now());
         let suits = |address: &SocketAddr| self.via.is_some() || self.bind.suits(address);
-        self.race(site, order.into_iter().filter(suits)).await
+        self.race(dialers, order.into_iter().filter(suits)).await
     }
 
     /// Asks for the addresses of the name. Where the DNS does not answer, those that it gave before are as good as any.
@@ -145,7 +180,7 @@ impl Dialler {
 
     async fn race(
         &self,
-        site: &Site,
+        dialers: &Dialers,
         order: impl Iterator<Item = SocketAddr>,
     ) -> Result<(Raw, Option<Use>), LinkError> {
         let mut waiting = order.peekable();
@@ -164,7 +199,7 @@ impl Dialler {
             };
             let since = clock::now();
             let head_start = self.edges.borrow().head_start(address, since);
-            let future = Box::pin(self.dial_at(site, Some(address)));
+            let future = Box::pin(self.dial_at(dialers, Some(address)));
             tries.push(Try { used: Use::new(&self.edges, address), since, future });
             if waiting.peek().is_some() {
                 let head_start = pin!(sleep(head_start));
@@ -223,7 +258,7 @@ impl Dialler {
         }
     }
 
-    async fn dial_at(&self, site: &Site, address: Option<SocketAddr>) -> Result<Raw, LinkError> {
+    async fn dial_at(&self, dialers: &Dialers, address: Option<SocketAddr>) -> Result<Raw, LinkError> {
         let endpoint = &self.endpoint;
         match endpoint.transport {
             TransportKind::Quic => {
@@ -236,7 +271,23 @@ impl Dialler {
                     tls: self.tls(ALPN_H3)?,
                     timeout: TIMEOUT,
                 };
-                Ok(Raw::Quic(Box::new(site.quic.dial(&options).await?)))
+                Ok(Raw::Quic(Box::new(dialers.quic.dial(&options).await?)))
+            }
+            TransportKind::Raw => {
+                let options = raw::DialOptions {
+                    host: self.host(),
+                    port: endpoint.port,
+                    address,
+                    sni: endpoint.sni.clone(),
+                    wishes: Wishes {
+                        interface: self.bind.interface.clone(),
+                        source: self.bind.source,
+                        gateway_mac: self.gateway_mac,
+                    },
+                    tls: self.tls(ALPN_H3)?,
+                    timeout: TIMEOUT,
+                };
+                Ok(Raw::Quic(Box::new(dialers.raw.dial(&options).await?)))
             }
             TransportKind::Ws | TransportKind::Mem => {
                 let options = ws::DialOptions {

@@ -28,12 +28,11 @@ use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
-use crate::transport::quic;
 use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
-use super::dial::Dialler;
+use super::dial::{Dialers, Dialler};
 use super::status::Dial;
 
 /// While there is no session, links are admitted one at a time, so that they do not found one each. A handshake that
@@ -56,7 +55,7 @@ pub(super) struct Site {
     limits: RefCell<Limits>,
     current: RefCell<Rc<Shell>>,
     /// What the sites of all servers share.
-    shared: Shared,
+    pub(super) shared: Shared,
     /// Whether this server gets what is new.
     active: Cell<bool>,
     /// Whether links to it are to be dialled.
@@ -66,7 +65,6 @@ pub(super) struct Site {
     closing: Cell<bool>,
     /// No stream is left to carry to its end.
     over: Cell<bool>,
-    pub(super) quic: quic::Endpoint,
     pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
     pub(super) packets: RefCell<Option<Packets>>,
@@ -82,13 +80,15 @@ pub(super) struct Shared {
     slot: SessionSlot,
     hub: Rc<Hub>,
     dialling: Dialling,
+    pub(super) dialers: Rc<Dialers>,
 }
 
 impl Shared {
-    pub(super) fn new(config: &config::Client) -> Self {
+    pub(super) fn new(config: &config::Client, dialers: Dialers) -> Self {
         let slot = SessionSlot::default();
         let hub = edges::hub(Side::Client, &slot, &config.udp);
-        Self { slot, hub, dialling: Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp) }
+        let dialling = Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp);
+        Self { slot, hub, dialling, dialers: Rc::new(dialers) }
     }
 }
 
@@ -153,7 +153,6 @@ impl Site {
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
-            quic: quic::Endpoint::new(quic::Params::default()),
             serving: RefCell::default(),
             reporter: Reporter::default(),
             packets: RefCell::default(),
@@ -358,7 +357,6 @@ impl Site {
         };
         // Links that do not take their goodbye in time end with the process.
         let _late = tokio::time::timeout(Duration::from_secs(2), closed).await;
-        self.quic.close(Duration::from_millis(500)).await;
     }
 }
 

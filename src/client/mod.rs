@@ -1,4 +1,5 @@
-//! The client: one session with its server (or with each of several, of which [`servers`] has one used), links over every uplink, and local listeners.
+//! The client: one session with its server (or with each of several, of which [`servers`] has one used), links over every
+//! uplink, and local listeners.
 //!
 //! [`join`] owns the current session and admits links to it; [`uplink`] decides which endpoints of an uplink have links
 //! ([`fallback`]), and [`slot`] dials one link again and again, at the address of its endpoint that is best ([`edges`]),
@@ -10,6 +11,7 @@ mod fallback;
 mod idle;
 mod join;
 mod order;
+pub mod ping;
 mod reload;
 mod servers;
 mod slot;
@@ -33,6 +35,7 @@ use crate::site::{self, Daemon, Edges, Packets, Sockets, notify, packets};
 use crate::tun::Masquerade;
 use crate::wire::packet::prefix::Prefix;
 
+use dial::Dialers;
 use join::{Shared, Site};
 use reload::Reloader;
 use servers::Servers;
@@ -48,6 +51,7 @@ pub struct Client {
     sockets: Sockets,
     edges: Edges,
     masquerade: Option<Masquerade>,
+    dialers: Dialers,
     status: Option<admin::Socket>,
 }
 
@@ -78,7 +82,8 @@ impl Client {
         let status = site::status_socket(&config.admin)?;
         let peers = config.tun.as_ref().map_or_else(Vec::new, server_as_peer);
         let masquerade = packets::masquerade(config.tun.as_ref(), &peers)?;
-        Ok(Self { config, daemon, sockets, edges, masquerade, status })
+        let dialers = Dialers::new(&config);
+        Ok(Self { config, daemon, sockets, edges, masquerade, dialers, status })
     }
 
     /// Where it listens: forwards in the order of the configuration, then SOCKS5.
@@ -100,7 +105,7 @@ impl Client {
     /// # Errors
     /// What keeps the client from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, daemon, sockets, edges, masquerade, status } = self;
+        let Self { config, daemon, sockets, edges, masquerade, dialers, status } = self;
         let packets = match &config.tun {
             Some(tun) => {
                 let workers = config.performance.packet_workers;
@@ -108,7 +113,7 @@ impl Client {
             }
             None => None,
         };
-        let handle = start(&config, edges)?;
+        let handle = start(&config, edges, dialers)?;
         if let Some(packets) = packets {
             handle.servers.keeper().carry_packets(packets)?;
         }
@@ -146,8 +151,8 @@ fn server_as_peer(tun: &config::Tun) -> Vec<(String, Vec<Prefix>)> {
     vec![("server".to_owned(), tun.networks())]
 }
 
-fn start(config: &config::Client, edges: Edges) -> anyhow::Result<Handle> {
-    let shared = Shared::new(config);
+fn start(config: &config::Client, edges: Edges, dialers: Dialers) -> anyhow::Result<Handle> {
+    let shared = Shared::new(config, dialers);
     let known: Vec<_> = std::iter::once(&config.server).chain(&config.standby).collect();
     let site = |(index, server)| Site::new(config, server, index == 0, shared.clone());
     let servers = Servers::new(known.into_iter().enumerate().map(site).collect());
@@ -179,6 +184,7 @@ impl Handle {
             if tasks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+        self.servers.keeper().shared.dialers.close().await;
     }
 }
 
@@ -190,8 +196,9 @@ pub fn run(config: config::Client, daemon: Daemon) -> anyhow::Result<()> {
     crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async {
+        let terminated = crate::runtime::signal::terminated();
         let client = Client::bind_as(config, Some(daemon))?;
         client.drop_privileges()?;
-        client.run(crate::runtime::signal::terminated()).await
+        client.run(terminated).await
     })
 }

@@ -93,7 +93,7 @@ impl Slot {
     /// Dials and joins, then waits until the place is free again. Returns how long it was taken, and why the link ended if
     /// it has.
     async fn attempt(&self) -> Result<(Duration, Option<LinkEnd>), Failure> {
-        let (raw, used) = self.dialler.dial(&self.site).await.map_err(Failure::passing)?;
+        let (raw, used) = self.dialler.dial(&self.site.shared.dialers).await.map_err(Failure::passing)?;
         let joined = self.site.join(raw, &self.uplink, self.rank).await;
         let (link, end) = joined.map_err(|error| {
             // A limit or a wrong key is no fault of the address.

@@ -9,12 +9,14 @@ use crate::config::endpoint::{self, Endpoint};
 use crate::config::exit::{self, Exit};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
+use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
 use crate::config::transparent::{self, Transparent};
 use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
+use crate::segment::codec::Mac;
 use crate::transport::TransportKind;
 use crate::transport::via::Via;
 use crate::units::{Bitrate, ByteSize};
@@ -56,6 +58,8 @@ pub struct Client {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How raw links look.
+    pub raw: Raw,
     /// How targets are dialled.
     pub exit: Exit,
     /// How the process behaves.
@@ -84,6 +88,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// Address that its sockets are bound to. `None`: as the routing table says.
     pub source: Option<IpAddr>,
+    /// Ethernet address of the next hop, for raw links. `None`: as the neighbour table says.
+    pub gateway_mac: Option<Mac>,
     /// A proxy that its WebSockets are dialled through.
     pub via: Option<Via>,
     /// Ways to the server, at least one; the first that works is used.
@@ -110,7 +116,7 @@ impl Uplink {
     pub fn pool_size(&self, transport: TransportKind) -> PoolSize {
         match transport {
             TransportKind::Ws => self.ws_links,
-            TransportKind::Quic | TransportKind::Mem => PoolSize { min: 1, max: 1 },
+            TransportKind::Quic | TransportKind::Raw | TransportKind::Mem => PoolSize { min: 1, max: 1 },
         }
     }
 }
@@ -182,6 +188,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let raw = root.table("raw", Raw::read);
     let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
@@ -203,6 +210,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         admin,
         log,
         seal,
+        raw,
         exit,
         process,
         rate,
@@ -222,6 +230,8 @@ fn uplink(entry: &Section<'_>, rate: RateMode, servers: &[String]) -> Option<Upl
     let interface = entry.parsed("interface", interface, interface_name);
     let source = Shape::optional("string", "by routing", "an address of this host");
     let source = entry.parsed("source", source, |text| text.parse().map_err(|_| "is not an address"));
+    let mac = Shape::optional("string", "asked of the network", "an Ethernet address");
+    let gateway_mac = entry.parsed("gateway_mac", mac, str::parse::<Mac>);
     let via = exit::via(entry, "via_password_file");
     let endpoints = endpoint::list(entry, servers);
     if via.is_some() && endpoints.iter().any(|endpoint| endpoint.transport != TransportKind::Ws) {
@@ -231,6 +241,9 @@ fn uplink(entry: &Section<'_>, rate: RateMode, servers: &[String]) -> Option<Upl
     let ws_links = entry.parsed("links", shape, pool_size).unwrap_or(PoolSize { min: 2, max: 4 });
     if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Ws) {
         entry.no_effect("links", "without a wss:// or ws:// endpoint, as QUIC needs one link only");
+    }
+    if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Raw) {
+        entry.no_effect("gateway_mac", "without a raw:// endpoint, as all others leave it to the kernel");
     }
     let other_family = |source: IpAddr| endpoints.iter().all(|e| is_other_family(source, &e.ips()));
     if !endpoints.is_empty() && source.is_some_and(other_family) {
@@ -243,7 +256,7 @@ fn uplink(entry: &Section<'_>, rate: RateMode, servers: &[String]) -> Option<Upl
             entry.no_effect(key, "while `rate.mode` is \"off\"");
         }
     }
-    Some(Uplink { name: name?, interface, source, via, endpoints, ws_links, max_up, max_down })
+    Some(Uplink { name: name?, interface, source, gateway_mac, via, endpoints, ws_links, max_up, max_down })
 }
 
 /// Whether all addresses are known and none can be reached from `source`.

@@ -10,6 +10,7 @@ pub mod inherited;
 pub mod mem;
 pub mod proxied;
 pub mod quic;
+pub mod raw;
 pub mod rlimit;
 pub mod sockopt;
 pub mod tls;
@@ -33,8 +34,17 @@ pub enum TransportKind {
     Ws,
     /// QUIC.
     Quic,
+    /// QUIC in crafted TCP segments.
+    Raw,
     /// In memory, for tests.
     Mem,
+}
+
+impl TransportKind {
+    /// Whether links of this kind are QUIC connections.
+    pub fn is_quic(self) -> bool {
+        matches!(self, Self::Quic | Self::Raw)
+    }
 }
 
 impl fmt::Display for TransportKind {
@@ -42,6 +52,7 @@ impl fmt::Display for TransportKind {
         f.write_str(match self {
             Self::Ws => "ws",
             Self::Quic => "quic",
+            Self::Raw => "raw",
             Self::Mem => "mem",
         })
     }
@@ -58,6 +69,8 @@ pub struct LinkInfo {
     pub local: SocketAddr,
     /// Whether TLS protects the outer connection.
     pub tls: bool,
+    /// How packets reach the wire, where there is a choice: `af_packet` or `pcap` for `raw`.
+    pub backend: Option<&'static str>,
 }
 
 /// Why a link ended or could not be made.
@@ -78,6 +91,9 @@ pub enum LinkError {
     /// QUIC failed.
     #[error("QUIC: {0}")]
     Quic(String),
+    /// No crafted TCP connection could be made.
+    #[error("{0}")]
+    Raw(String),
     /// The peer sent what is not a frame.
     #[error("protocol: {0}")]
     Frame(#[from] FrameError),

@@ -13,6 +13,7 @@ mod operation;
 mod packets;
 mod proxies;
 mod rate;
+mod raw;
 mod servers;
 mod ssh;
 mod transparent;

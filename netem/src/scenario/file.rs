@@ -70,6 +70,12 @@ pub enum Over {
     /// QUIC, and WebSocket where that does not work.
     #[serde(rename = "quic+ws")]
     QuicOrWs,
+    /// QUIC in crafted TCP.
+    #[serde(rename = "raw")]
+    Raw,
+    /// QUIC over UDP, and in crafted TCP where that does not work.
+    #[serde(rename = "quic+raw")]
+    QuicOrRaw,
     /// None: the load's own TCP connections run over the link. For comparison.
     #[serde(rename = "plain")]
     Plain,
@@ -238,6 +244,8 @@ impl Over {
             Self::Edge => "edge",
             Self::Quic => "quic",
             Self::QuicOrWs => "quic+ws",
+            Self::Raw => "raw",
+            Self::QuicOrRaw => "quic+raw",
             Self::Plain => "plain",
         }
     }

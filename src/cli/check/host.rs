@@ -10,8 +10,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cli::check::Findings;
 use crate::config::{Admin, SocketFile};
+use crate::host::nft;
 use crate::site::sockets;
-use crate::transport::TransportKind;
+use crate::transport::{TransportKind, raw};
 
 /// Whether a site with this socket runs: it then holds the very addresses that are to be checked.
 pub(super) fn is_running(admin: &Admin) -> bool {
@@ -68,6 +69,13 @@ pub(super) fn check_socket_file(findings: &mut Findings, what: &str, file: &Sock
     if let Err(error) = sockets::access(file) {
         findings.problem(format!("{what}: {error:#}"));
     }
+}
+
+/// What raw links lack here.
+pub(super) fn raw_problems() -> Vec<String> {
+    let privileges = raw::check_privileges().err().map(|error| error.to_string());
+    let nft = nft::installed().err().map(|error| format!("raw:// cannot make its firewall rules: {error}"));
+    privileges.into_iter().chain(nft).collect()
 }
 
 /// What is wrong with using this interface.
