@@ -5,6 +5,7 @@
 //! were cut after the same silence say what T is; from then on idle links are pinged so often that no silence comes near
 //! it. A pure machine for one endpoint, fed with the ends of its links.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// A link that was cut after a shorter silence was not cut for its silence.
@@ -15,6 +16,8 @@ const SAME: Duration = Duration::from_millis(500);
 const PART: (u32, u32) = (2, 5);
 /// Never more often than this, unless the configuration says so: a cost that nobody asked for.
 const INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// Cuts that are remembered: more than there are links of one pool at a time.
+const CUTS_MAX: usize = 64;
 /// What was learned is forgotten after so long, as edges change; it costs two links to learn it again.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(6 * 3600);
 
@@ -22,15 +25,15 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(6 * 3600);
 #[derive(Debug)]
 pub(super) struct IdleWindow {
     configured: Duration,
-    /// The last silence that ended in a cut, and when.
-    last: Option<(Duration, Instant)>,
+    /// The last silences that ended in a cut, and when, the oldest first.
+    cuts: VecDeque<(Duration, Instant)>,
     learned: Option<(Duration, Instant)>,
 }
 
 impl IdleWindow {
     /// With the interval of pings that the configuration asks for.
     pub(super) fn new(configured: Duration) -> Self {
-        Self { configured, last: None, learned: None }
+        Self { configured, cuts: VecDeque::new(), learned: None }
     }
 
     /// A link was closed from outside after `silence` without a byte in either direction. Gives the window if it is
@@ -39,9 +42,14 @@ impl IdleWindow {
         if silence < SILENCE_MIN {
             return None;
         }
-        let before = self.last.replace((silence, now));
-        // Links that end in one moment may have ended of one cause: an edge that was reloaded, a server that went away.
-        let (earlier, _) = before.filter(|(_, at)| joined > *at)?;
+        // Links that end in one moment may have ended of one cause: an edge that was reloaded, a server that went away. So
+        // it is compared with the last one that was cut before this one joined.
+        let before = self.cuts.iter().rev().find(|(_, at)| joined > *at).copied();
+        self.cuts.push_back((silence, now));
+        if self.cuts.len() > CUTS_MAX {
+            self.cuts.pop_front();
+        }
+        let (earlier, _) = before?;
         if earlier.abs_diff(silence) > (silence / 10).max(SAME) {
             return None;
         }
@@ -98,6 +106,17 @@ mod tests {
     fn cuts_after_different_silences_or_of_busy_links_are_none() {
         assert_eq!(learn(&[10.0, 20.0, 5.0, 12.0]).1, [None; 4]);
         assert_eq!(learn(&[0.1, 0.1, 0.9, 0.9]).1, [None; 4]);
+    }
+
+    #[test]
+    fn links_of_a_pool_that_take_turns_are_compared_with_those_before_them() {
+        let mut machine = IdleWindow::new(CONFIGURED);
+        let start = Instant::now();
+        let at = |time: f64| start + Duration::from_secs_f64(time);
+        // Each is cut two seconds after it joined, in the middle of the other's time.
+        assert_eq!(machine.on_cut(SECOND * 2, at(0.0), at(2.0)), None);
+        assert_eq!(machine.on_cut(SECOND * 2, at(1.0), at(3.0)), None);
+        assert_eq!(machine.on_cut(SECOND * 2, at(2.1), at(4.1)), Some(SECOND * 2));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod stats;
 mod storm;
 mod subject;
 mod udp;
+mod web;
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -103,6 +104,8 @@ enum Action {
         #[arg(long)]
         plain: bool,
     },
+    /// Requests a second from wrk to nginx, direct and through forwards. Needs both programs.
+    Web(web::Options),
     /// Thousands of connections opened at once over a long path.
     Storm(storm::Options),
     /// Mixed load for a long time, with links cut all along.
@@ -136,6 +139,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Some(Action::Udp(options)) => {
             raise_files_limit()?;
             far::runtime()?.block_on(udp::run(options))
+        }
+        Some(Action::Web(options)) => {
+            raise_files_limit()?;
+            far::runtime()?.block_on(web::run(options))
         }
         Some(Action::Storm(options)) => {
             raise_files_limit()?;

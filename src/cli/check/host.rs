@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::cli::check::Findings;
 use crate::config::{Admin, SocketFile};
 use crate::host::nft;
+use crate::runtime::edge::transparent::allow_foreign;
 use crate::site::sockets;
 use crate::transport::{TransportKind, raw};
 
@@ -76,6 +77,15 @@ pub(super) fn raw_problems() -> Vec<String> {
     let privileges = raw::check_privileges().err().map(|error| error.to_string());
     let nft = nft::installed().err().map(|error| format!("raw:// cannot make its firewall rules: {error}"));
     privileges.into_iter().chain(nft).collect()
+}
+
+/// What keeps this process from taking what is addressed to others.
+pub(super) fn tproxy_problem(v6: bool) -> Option<String> {
+    let attempt = || {
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        allow_foreign(&Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, v6)
+    };
+    attempt().err().map(|error| format!("mode \"tproxy\" needs the capability CAP_NET_ADMIN: {error}"))
 }
 
 /// What is wrong with using this interface.

@@ -15,6 +15,7 @@ use std::path::Path;
 use crate::cli::{Exit, Streams};
 use crate::config::{self, Certificate, Client, Config, Decoy, Local, PublicKey, Server, Verify};
 use crate::connectors::allow::AllowList;
+use crate::listeners::transparent::Mode;
 use crate::transport::TransportKind;
 
 /// What was found.
@@ -90,12 +91,18 @@ fn check_client(client: &Client) -> Findings {
     for socks5 in &client.socks5 {
         check_socks5(&mut findings, socks5, running);
     }
+    check_transparent(&mut findings, &client.transparent, running);
     if let Some(tun) = &client.tun {
         tun::check(&mut findings, tun, running);
     }
-    let streams = !client.forwards.is_empty() || !client.socks5.is_empty() || client.dial != AllowList::new(Vec::new());
+    let streams = !client.forwards.is_empty()
+        || !client.socks5.is_empty()
+        || !client.transparent.is_empty()
+        || client.dial != AllowList::new(Vec::new());
     if !streams && client.tun.is_none() {
-        findings.warning("nothing to carry: no [[forward]], no [[socks5]], no [tun], and [dial] allows nothing");
+        findings.warning(
+            "nothing to carry: no [[forward]], no [[socks5]], no [[transparent]], no [tun], and [dial] allows nothing",
+        );
     }
     findings
 }
@@ -124,10 +131,14 @@ fn check_server(server: &Server) -> Findings {
         for socks5 in &peer.socks5 {
             check_socks5(&mut findings, socks5, running);
         }
-        let streams = !peer.forwards.is_empty() || !peer.socks5.is_empty() || peer.allow != AllowList::new(Vec::new());
+        check_transparent(&mut findings, &peer.transparent, running);
+        let streams = !peer.forwards.is_empty()
+            || !peer.socks5.is_empty()
+            || !peer.transparent.is_empty()
+            || peer.allow != AllowList::new(Vec::new());
         if !streams && peer.tun.is_empty() {
             findings.warning(format!(
-                "peer \"{}\" can do nothing: no `allow`, no `tun`, and no [[forward]] or [[socks5]] for it",
+                "peer \"{}\" can do nothing: no `allow`, no `tun`, and no [[forward]], [[socks5]] or [[transparent]] for it",
                 peer.name
             ));
         }
@@ -161,6 +172,22 @@ fn check_forwards(findings: &mut Findings, forwards: &[config::Forward], running
         }
         if forward.protocols.udp() {
             host::check_listen(findings, "forward", TransportKind::Quic, address, running);
+        }
+    }
+}
+
+fn check_transparent(findings: &mut Findings, listeners: &[config::Transparent], running: bool) {
+    for one in listeners {
+        if one.protocols.tcp() {
+            host::check_listen(findings, "transparent", TransportKind::Ws, one.listen, running);
+        }
+        if one.protocols.udp() {
+            host::check_listen(findings, "transparent", TransportKind::Quic, one.listen, running);
+        }
+        if one.mode == Mode::Tproxy
+            && let Some(problem) = host::tproxy_problem(one.listen.is_ipv6())
+        {
+            findings.problem(format!("transparent: {problem}"));
         }
     }
 }
