@@ -420,10 +420,12 @@ fn command(file: &str, text: &str) -> Result<Vec<String>, String> {
 
 fn condition(text: &str) -> Result<Condition, String> {
     match text.split_whitespace().collect::<Vec<_>>()[..] {
-        ["transport", name @ ("ws" | "quic")] => Ok(Condition::Transport(name.into())),
+        ["transport", name @ ("ws" | "quic" | "raw")] => Ok(Condition::Transport(name.into())),
         ["uplink", number] => number.parse().map(Condition::Uplink).map_err(|_| format!("`{text}`: which uplink?")),
         ["answer"] => Ok(Condition::Answer),
-        _ => Err(format!("`{text}` is none of `transport ws`, `transport quic`, `uplink N`, `answer`")),
+        _ => {
+            Err(format!("`{text}` is none of `transport ws`, `transport quic`, `transport raw`, `uplink N`, `answer`"))
+        }
     }
 }
 
