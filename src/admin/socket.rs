@@ -8,9 +8,8 @@ use std::cell::Cell;
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as BlockingStream;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tokio::time::timeout;
 
 use crate::admin::protocol::{ANSWER_TIMEOUT, Answer, REQUEST_MAX, REQUEST_TIMEOUT, Request};
+use crate::runtime::edge::unix::{self, Place};
 
 /// Answers a request; called on the thread that called [`Socket::serve`].
 pub type Provider = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Answer>>>>;
@@ -47,14 +47,6 @@ pub struct Server {
     task: AbortHandle,
 }
 
-/// The file of a socket, removed with this value.
-#[derive(Debug)]
-struct Place {
-    path: PathBuf,
-    /// Device and inode: another process may have put its own socket in this place.
-    identity: (u64, u64),
-}
-
 impl Socket {
     /// Binds a unix socket at `path`, whose directory is made when it is missing. Needs a Tokio runtime.
     ///
@@ -67,9 +59,8 @@ impl Socket {
         }
         let listener = bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        let meta = fs::symlink_metadata(path)?;
-        let place = Place { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
-        Ok(Self { listener, place, owner: Cell::new(meta.uid()) })
+        let owner = Cell::new(fs::symlink_metadata(path)?.uid());
+        Ok(Self { listener, place: Place::of(path)?, owner })
     }
 
     /// Makes another user the owner, who is then answered.
@@ -77,7 +68,7 @@ impl Socket {
     /// # Errors
     /// This process may not do that.
     pub fn give_to(&self, user: u32) -> io::Result<()> {
-        std::os::unix::fs::lchown(&self.place.path, Some(user), None)?;
+        std::os::unix::fs::lchown(self.place.path(), Some(user), None)?;
         self.owner.set(user);
         Ok(())
     }
@@ -92,7 +83,7 @@ impl Socket {
 impl Server {
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.place.path
+        self.place.path()
     }
 }
 
@@ -102,31 +93,13 @@ impl Drop for Server {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let ours = |meta: fs::Metadata| (meta.dev(), meta.ino()) == self.identity;
-        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
-            // Whoever starts next finds it stale and replaces it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 fn bind(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        other => return other,
-    }
-    if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file in its place that is no socket"));
-    }
-    match BlockingStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path)?;
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            unix::clear(path)?;
             UnixListener::bind(path)
         }
-        // A full queue, no permission ...: somebody may be there.
-        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process is answering there")),
+        other => other,
     }
 }
 

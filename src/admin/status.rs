@@ -32,8 +32,16 @@ pub struct Status {
     pub sessions: Vec<SessionStatus>,
     /// What it accepts on: links and local connections.
     pub listeners: Vec<ListenerStatus>,
+    /// Of a client with several, its servers in order.
+    pub servers: Vec<ServerStatus>,
+    /// How often another server took over.
+    pub takeovers: u64,
+    /// Streams that were reset by that.
+    pub streams_given_up: u64,
     /// What it dials.
     pub dials: Vec<DialStatus>,
+    /// Where that leads.
+    pub endpoints: Vec<EndpointStatus>,
     /// Who may come, on a server.
     pub peers: Vec<PeerStatus>,
     /// Packet mode, when it is configured.
@@ -331,6 +339,54 @@ pub struct DialStatus {
     pub last_error: Option<String>,
 }
 
+/// One of several servers of a client.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it gets what is new.
+    pub in_use: bool,
+    /// Whether links to it are dialled.
+    pub dialled: bool,
+    /// Links that are up.
+    pub links: u64,
+    /// Streams that are open.
+    pub streams: u64,
+}
+
+/// An endpoint and what was learned of it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointStatus {
+    /// Name of the uplink.
+    pub uplink: String,
+    /// As a URL without headers.
+    pub endpoint: String,
+    /// How often an idle link is pinged, seconds; by chance up to a quarter less.
+    pub ping_interval_s: f64,
+    /// Links that were idle for so long have been seen to be cut, seconds.
+    pub idle_window_s: Option<f64>,
+    /// Its addresses.
+    pub addresses: Vec<EdgeStatus>,
+}
+
+/// One address of an endpoint.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EdgeStatus {
+    /// With its port.
+    pub address: String,
+    /// Links and dials that use it.
+    pub links: u64,
+    /// How long it takes to shake hands (connection, TLS and upgrade), smoothed.
+    pub handshake_ms: Option<f64>,
+    /// Failures in a row.
+    pub failures: u64,
+    /// Not dialled for so long, unless there is no other, seconds.
+    pub rests_s: Option<f64>,
+}
+
 /// Packet mode. A super-packet counts as one packet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -469,7 +525,7 @@ impl LinkStatus {
 }
 
 /// To a microsecond, which is what links measure.
-fn millis(time: Duration) -> f64 {
+pub fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
 

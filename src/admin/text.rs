@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, RawStatus, SessionStatus, Status,
-    TunStatus,
+    DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RawStatus,
+    SessionStatus, Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -43,9 +43,17 @@ pub fn render(status: &Status) -> String {
         text.push('\n');
         text.push_str(&peers(&status.peers));
     }
+    if !status.servers.is_empty() {
+        text.push('\n');
+        servers(&mut text, status);
+    }
     if !status.dials.is_empty() {
         text.push('\n');
         text.push_str(&dials(&status.dials));
+    }
+    if status.endpoints.iter().any(is_worth_telling) {
+        text.push('\n');
+        text.push_str(&endpoints(&status.endpoints));
     }
     if !status.raw.is_empty() {
         text.push('\n');
@@ -271,6 +279,67 @@ fn dials(dials: &[DialStatus]) -> String {
     table.render("")
 }
 
+fn servers(text: &mut String, status: &Status) {
+    for one in &status.servers {
+        let state = match (one.in_use, one.dialled) {
+            (true, _) => "in use",
+            (false, true) => "dialled",
+            (false, false) => "in reserve",
+        };
+        let (links, streams) = (count(one.links, "link"), count(one.streams, "stream"));
+        let _ = writeln!(text, "server {}: {state}, {links}, {streams}", clean(&one.name));
+    }
+    if status.takeovers > 0 {
+        let _ = writeln!(
+            text,
+            "{}, {} reset",
+            count(status.takeovers, "takeover"),
+            count(status.streams_given_up, "stream")
+        );
+    }
+}
+
+/// One address that answers is no news.
+fn is_worth_telling(endpoint: &EndpointStatus) -> bool {
+    endpoint.idle_window_s.is_some()
+        || endpoint.addresses.len() > 1
+        || endpoint.addresses.iter().any(|a| a.failures > 0)
+}
+
+fn endpoints(endpoints: &[EndpointStatus]) -> String {
+    let mut table = Table::new(&[Align::Left, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left]);
+    table.row(["UPLINK", "ENDPOINT", "ADDRESS", "LINKS", "HANDSHAKE", "STATE"]);
+    let mut remarks = String::new();
+    for endpoint in endpoints.iter().filter(|endpoint| is_worth_telling(endpoint)) {
+        for one in &endpoint.addresses {
+            let state = match (one.rests_s, one.failures) {
+                (None, 0) => "good".to_owned(),
+                (None, failures) => format!("failed {failures} times"),
+                (Some(rest), failures) => format!("failed {failures} times, rests for {}", human::seconds(rest)),
+            };
+            let handshake = one.handshake_ms.map_or_else(|| "-".to_owned(), |time| format!("{time:.0} ms"));
+            let address = clean(&one.address);
+            table.row([
+                clean(&endpoint.uplink),
+                clean(&endpoint.endpoint),
+                address,
+                one.links.to_string(),
+                handshake,
+                state,
+            ]);
+        }
+        if let Some(window) = endpoint.idle_window_s {
+            let _ = writeln!(
+                remarks,
+                "{}: links that are idle for {window:.1} s are cut there; pinged every {:.1} s",
+                clean(&endpoint.endpoint),
+                endpoint.ping_interval_s
+            );
+        }
+    }
+    table.render("") + &remarks
+}
+
 fn raw(sockets: &[RawStatus]) -> String {
     let mut table = Table::new(&[Align::Left, Align::Left, Align::Right, Align::Right, Align::Left]);
     table.row(["RAW SOCKET", "BACK END", "SENT", "RECEIVED", "DROPPED"]);
@@ -291,7 +360,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::admin::status::{Memory, SessionTotals, TunPeerStatus, UplinkStatus};
+    use crate::admin::status::{EdgeStatus, Memory, ServerStatus, SessionTotals, TunPeerStatus, UplinkStatus};
 
     fn example() -> Status {
         let link = LinkStatus {
@@ -352,6 +421,10 @@ mod tests {
                 attempts: 3,
                 last_error: Some("refused\x1b[31m".into()),
             }],
+            endpoints: Vec::new(),
+            servers: Vec::new(),
+            takeovers: 0,
+            streams_given_up: 0,
             raw: vec![RawStatus {
                 local: "192.0.2.10:40000".into(),
                 backend: "af_packet".into(),
@@ -362,6 +435,55 @@ mod tests {
             peers: Vec::new(),
             tun: None,
         }
+    }
+
+    #[test]
+    fn several_servers_are_told_with_what_became_of_them() {
+        let server = |name: &str, in_use, dialled| ServerStatus {
+            name: name.into(),
+            in_use,
+            dialled,
+            links: u64::from(in_use),
+            streams: 0,
+        };
+        let servers = vec![server("ir", false, true), server("tr", true, true), server("ge", false, false)];
+        let text = render(&Status { servers, takeovers: 1, streams_given_up: 3, ..Status::default() });
+        for line in [
+            "server ir: dialled, 0 links, 0 streams",
+            "server tr: in use, 1 link, 0 streams",
+            "server ge: in reserve, 0 links, 0 streams",
+            "1 takeover, 3 streams reset",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_an_endpoint_are_told_where_they_are_news() {
+        let address = |last: u8, failures| EdgeStatus {
+            address: format!("198.51.100.{last}:443"),
+            links: 1,
+            handshake_ms: (failures == 0).then_some(312.4),
+            failures,
+            rests_s: (failures > 0).then_some(4.0),
+        };
+        let endpoint = |addresses, idle_window_s| EndpointStatus {
+            uplink: "fiber".into(),
+            endpoint: "wss://cdn.example.org:443".into(),
+            ping_interval_s: 24.0,
+            idle_window_s,
+            addresses,
+        };
+        let text = |one| render(&Status { endpoints: vec![one], ..Status::default() });
+        assert!(!text(endpoint(vec![address(1, 0)], None)).contains("HANDSHAKE"), "nothing to tell");
+        let told = text(endpoint(vec![address(1, 0), address(2, 2)], Some(60.0)));
+        let lines: Vec<_> = told.lines().skip_while(|line| !line.starts_with("UPLINK")).collect();
+        assert_eq!(lines[1], "fiber   wss://cdn.example.org:443  198.51.100.1:443      1     312 ms  good");
+        assert!(lines[2].ends_with("failed 2 times, rests for 4.0 s"), "{told}");
+        assert_eq!(
+            lines[3],
+            "wss://cdn.example.org:443: links that are idle for 60.0 s are cut there; pinged every 24.0 s"
+        );
     }
 
     #[test]

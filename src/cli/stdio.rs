@@ -49,9 +49,9 @@ impl Stdio {
                     Config::Client(client) => client.socks5,
                     Config::Server(server) => server.peers.into_iter().flat_map(|peer| peer.socks5).collect(),
                 };
-                let usable = proxies.into_iter().find(|socks5| socks5.listen.port() != 0);
-                let socks5 = usable.ok_or(Unknown::NoProxy(file))?;
-                (socks5.listen, socks5.users.first())
+                let usable = |proxy: &config::Socks5| proxy.listen.ip().filter(|listen| listen.port() != 0);
+                let known = proxies.iter().find_map(|proxy| Some((usable(proxy)?, proxy.users.first())));
+                known.ok_or(Unknown::NoProxy(file))?
             }
             (None, None) => (SocketAddr::from(([127, 0, 0, 1], 1080)), None),
         };

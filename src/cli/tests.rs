@@ -288,7 +288,7 @@ fn what_looks_unwise_is_a_warning_and_no_failure() {
     assert_eq!(
         outcome.err,
         "client.toml: warning: uplink \"main\": the certificate of a.example:443 is not verified; somebody on the path could see that this is a tunnel\n\
-         client.toml: warning: nothing to carry: no [[forward]], no [[socks5]], no [tun], and [dial] allows nothing\n"
+         client.toml: warning: nothing to carry: no [[forward]], no [[socks5]], no [[transparent]], no [tun], and [dial] allows nothing\n"
     );
     sites.edit("server.toml", "allow = [\"any\"]\n", "");
     sites.edit("server.toml", "[admin]", "[[peer]]\nname = \"de\"\npublic_key = \"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\"\n[socks5]\npeer = \"de\"\nlisten = \"0.0.0.0:0\"\n[admin]");
@@ -296,7 +296,7 @@ fn what_looks_unwise_is_a_warning_and_no_failure() {
     assert_eq!(outcome.exit, Exit::Fine);
     assert_eq!(
         outcome.err,
-        "server.toml: warning: peer \"nl\" can do nothing: no `allow`, no `tun`, and no [[forward]] or [[socks5]] for it\n\
+        "server.toml: warning: peer \"nl\" can do nothing: no `allow`, no `tun`, and no [[forward]], [[socks5]] or [[transparent]] for it\n\
          server.toml: warning: socks5: 0.0.0.0:0 lets whoever reaches it use the tunnel\n"
     );
 }

@@ -32,7 +32,7 @@ use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 
-use super::dial::Dialers;
+use super::dial::{Dialers, Dialler};
 use super::status::Dial;
 
 /// While there is no session, links are admitted one at a time, so that they do not found one each. A handshake that
@@ -46,26 +46,50 @@ const DRAIN_CHECK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) name: String,
+    /// Of the server.
+    pub(super) server: String,
     pub(super) started: std::time::Instant,
     identity: ClientIdentity,
     seal: SealWish,
     handshake: Duration,
     limits: RefCell<Limits>,
-    dialling: Dialling,
     current: RefCell<Rc<Shell>>,
-    slot: SessionSlot,
-    hub: Rc<Hub>,
+    /// What the sites of all servers share.
+    pub(super) shared: Shared,
+    /// Whether this server gets what is new.
+    active: Cell<bool>,
+    /// Whether links to it are to be dialled.
+    wanted: Cell<bool>,
     founding: Mutex<()>,
     /// Told to end: no session follows the current one.
     closing: Cell<bool>,
     /// No stream is left to carry to its end.
     over: Cell<bool>,
-    pub(super) dialers: Dialers,
     pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
     pub(super) packets: RefCell<Option<Packets>>,
     port: RefCell<Option<Rc<Port>>>,
     pub(super) dials: RefCell<BTreeMap<(String, String), Dial>>,
+    /// One for each endpoint.
+    pub(super) diallers: RefCell<Vec<Rc<Dialler>>>,
+}
+
+/// Where local edges find the session of the server in use.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    slot: SessionSlot,
+    hub: Rc<Hub>,
+    dialling: Dialling,
+    pub(super) dialers: Rc<Dialers>,
+}
+
+impl Shared {
+    pub(super) fn new(config: &config::Client, dialers: Dialers) -> Self {
+        let slot = SessionSlot::default();
+        let hub = edges::hub(Side::Client, &slot, &config.udp);
+        let dialling = Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp);
+        Self { slot, hub, dialling, dialers: Rc::new(dialers) }
+    }
 }
 
 #[derive(Debug)]
@@ -94,20 +118,27 @@ pub(super) enum JoinError {
 }
 
 impl Site {
-    pub(super) fn new(config: &config::Client, dialers: Dialers) -> anyhow::Result<Rc<Self>> {
+    /// The site of one server; the first is in use from the start.
+    pub(super) fn new(
+        config: &config::Client,
+        server: &config::ServerIdentity,
+        is_first: bool,
+        shared: Shared,
+    ) -> Rc<Self> {
         let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
-        let first = new_shell(&limits);
-        let slot = SessionSlot::default();
-        slot.set(SessionRef::of(&first));
-        let hub = edges::hub(Side::Client, &slot, &config.udp);
+        let first = new_shell(&limits, &server.name);
+        if is_first {
+            shared.slot.set(SessionRef::of(&first));
+        }
         let site = Rc::new(Self {
             name: config.site.name.clone(),
+            server: server.name.clone(),
             started: clock::now(),
             identity: ClientIdentity {
                 key: config.site.private_key.clone(),
                 site: config.site.name.clone(),
-                server: config.server.public_key,
-                psk: config.server.psk.clone().unwrap_or_else(crate::wire::noise::Psk::none),
+                server: server.public_key,
+                psk: server.psk.clone().unwrap_or_else(crate::wire::noise::Psk::none),
             },
             seal: match config.seal {
                 config::SealMode::Auto => SealWish::Auto,
@@ -116,26 +147,26 @@ impl Site {
             handshake: config.handshake.timeout,
             limits: RefCell::new(limits),
             current: RefCell::new(Rc::clone(&first)),
-            slot,
-            hub,
+            shared,
+            active: Cell::new(is_first),
+            wanted: Cell::new(is_first),
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
-            dialers,
             serving: RefCell::default(),
-            dialling: Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp),
             reporter: Reporter::default(),
             packets: RefCell::default(),
             port: RefCell::default(),
             dials: RefCell::default(),
+            diallers: RefCell::default(),
         });
         site.drive(first);
-        Ok(site)
+        site
     }
 
     /// Serves these listeners in place of those before; connections that were accepted are not touched.
     pub(super) fn serve(&self, edges: Edges) -> anyhow::Result<()> {
-        self.serving.borrow_mut().replace(edges, &self.slot, &self.hub)
+        self.serving.borrow_mut().replace(edges, &self.shared.slot, &self.shared.hub)
     }
 
     /// Starts packet mode, for this session and those that follow.
@@ -143,7 +174,7 @@ impl Site {
         if let Some(end) = packets.end(0)
             && let Some(port) = Port::new(&end.plane, end.number).map(Rc::new)
         {
-            spawn_local(listeners::tun::forward(end.inbox, self.slot.clone(), port.counters()));
+            spawn_local(listeners::tun::forward(end.inbox, self.shared.slot.clone(), port.counters()));
             self.shell().set_packet_sink(Rc::clone(&port) as Rc<dyn PacketSink>);
             *self.port.borrow_mut() = Some(port);
         }
@@ -154,13 +185,57 @@ impl Site {
 
     /// What the server may ask this site to dial from here on; streams that are connected stay.
     pub(super) fn set_dial(&self, allow: AllowList) {
-        self.dialling.replace(allow);
+        self.shared.dialling.replace(allow);
+    }
+
+    /// How often idle links are pinged, as far as nothing else is known of an endpoint.
+    pub(super) fn ping_interval(&self) -> Duration {
+        self.limits.borrow().liveness.ping_interval
     }
 
     /// Streams at a time, from here on.
     pub(super) fn set_max_streams(&self, max: u32) {
         self.limits.borrow_mut().performance.max_streams = max;
         self.shell().set_max_streams(max as usize);
+    }
+
+    /// Whether links to this server are to be dialled.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.get()
+    }
+
+    /// Whether this server gets what is new.
+    pub(super) fn is_active(&self) -> bool {
+        self.active.get()
+    }
+
+    /// Has links dialled from here on, or no more.
+    pub(super) fn set_wanted(&self, wanted: bool) {
+        self.wanted.set(wanted);
+    }
+
+    /// Gives this server what is new from here on. `port` takes its packets, if there are any.
+    pub(super) fn take_over(&self, port: Option<Rc<Port>>) {
+        self.active.set(true);
+        let shell = self.shell();
+        if let Some(port) = &port {
+            shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
+        }
+        *self.port.borrow_mut() = port;
+        self.shared.slot.set(SessionRef::of(&shell));
+    }
+
+    /// Another server gets what is new; what is open here stays, or with `give_up` is reset. Gives what took packets,
+    /// and how many streams were reset.
+    pub(super) fn hand_over(&self, give_up: bool) -> (Option<Rc<Port>>, usize) {
+        self.active.set(false);
+        let mut reset = 0;
+        if give_up {
+            let shell = self.shell();
+            reset = shell.stream_count();
+            shell.close(Code::SessionLost, "another server has taken over");
+        }
+        (self.port.borrow_mut().take(), reset)
     }
 
     /// Whether the client is on its way out with nothing left to carry: no link is dialled any more.
@@ -175,8 +250,8 @@ impl Site {
     /// Drives a session until it ends, and then puts a new one in its place.
     fn drive(self: &Rc<Self>, shell: Rc<Shell>) {
         let site = Rc::clone(self);
-        let dialling = self.dialling.clone();
-        dialling.take_datagrams(&shell, Side::Client, &self.hub);
+        let dialling = self.shared.dialling.clone();
+        dialling.take_datagrams(&shell, Side::Client, &self.shared.hub);
         spawn_local(async move {
             let end = driver::run(Rc::clone(&shell), |incoming| dialling.connect(incoming)).await;
             tracing::info!(session = %shell.id.get(), ?end, "session ended");
@@ -187,12 +262,14 @@ impl Site {
     }
 
     fn renew(self: &Rc<Self>) -> Rc<Shell> {
-        let shell = new_shell(&self.limits.borrow());
+        let shell = new_shell(&self.limits.borrow(), &self.server);
         if let Some(port) = &*self.port.borrow() {
             shell.set_packet_sink(Rc::clone(port) as Rc<dyn PacketSink>);
         }
         *self.current.borrow_mut() = Rc::clone(&shell);
-        self.slot.set(SessionRef::of(&shell));
+        if self.active.get() {
+            self.shared.slot.set(SessionRef::of(&shell));
+        }
         self.drive(Rc::clone(&shell));
         shell
     }
@@ -280,12 +357,11 @@ impl Site {
         };
         // Links that do not take their goodbye in time end with the process.
         let _late = tokio::time::timeout(Duration::from_secs(2), closed).await;
-        self.dialers.close().await;
     }
 }
 
-fn new_shell(limits: &Limits) -> Rc<Shell> {
+fn new_shell(limits: &Limits, server: &str) -> Rc<Shell> {
     let params = params::engine(&limits.performance, limits.performance.max_streams, &limits.liveness);
     let engine = Engine::new(Side::Client, params, random::seed(), clock::now());
-    Shell::new(SessionId::NEW, "server".into(), engine)
+    Shell::new(SessionId::NEW, server.to_owned(), engine)
 }

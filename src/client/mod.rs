@@ -1,13 +1,19 @@
-//! The client: one session with its server, links over every uplink, and local listeners.
+//! The client: one session with its server (or with each of several, of which [`servers`] has one used), links over every
+//! uplink, and local listeners.
 //!
 //! [`join`] owns the current session and admits links to it; [`uplink`] decides which endpoints of an uplink have links
-//! ([`fallback`]), and [`slot`] dials one link again and again. [`reload`] changes it while it runs.
+//! ([`fallback`]), and [`slot`] dials one link again and again, at the address of its endpoint that is best ([`edges`]),
+//! pinged as often as what stands there wants it ([`idle`]). [`reload`] changes it while it runs.
 
 mod dial;
+mod edges;
 mod fallback;
+mod idle;
 mod join;
+mod order;
 pub mod ping;
 mod reload;
+mod servers;
 mod slot;
 mod status;
 pub mod stdio;
@@ -16,6 +22,7 @@ mod uplink;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -29,8 +36,9 @@ use crate::tun::Masquerade;
 use crate::wire::packet::prefix::Prefix;
 
 use dial::Dialers;
-use join::Site;
+use join::{Shared, Site};
 use reload::Reloader;
+use servers::Servers;
 
 /// Longest time that a shutdown waits for streams to end.
 pub const DRAIN: Duration = Duration::from_secs(30);
@@ -50,7 +58,7 @@ pub struct Client {
 /// A view of a running client, for use on its thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    site: Rc<Site>,
+    servers: Rc<Servers>,
 }
 
 impl Client {
@@ -69,7 +77,7 @@ impl Client {
     pub fn bind_as(config: config::Client, daemon: Option<Daemon>) -> anyhow::Result<Self> {
         let before = Sockets::of_process()?;
         let mut sockets = before.next();
-        let edges = Edges::bind(&config.forwards, &config.socks5, &mut sockets)?;
+        let edges = Edges::bind(&config.forwards, &config.socks5, &config.transparent, &mut sockets)?;
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;
         let peers = config.tun.as_ref().map_or_else(Vec::new, server_as_peer);
@@ -107,10 +115,10 @@ impl Client {
         };
         let handle = start(&config, edges, dialers)?;
         if let Some(packets) = packets {
-            handle.site.carry_packets(packets)?;
+            handle.servers.keeper().carry_packets(packets)?;
         }
         let up = format!("site {}, {} uplinks", config.site.name, config.uplinks.len());
-        let reloader = Rc::new(Reloader::new(config, daemon, sockets, Rc::clone(&handle.site)));
+        let reloader = Rc::new(Reloader::new(config, daemon, sockets, Rc::clone(&handle.servers)));
         let status = status.map(|socket| {
             let (handle, reloader) = (handle.clone(), Rc::clone(&reloader));
             socket.serve(Rc::new(move |request| {
@@ -144,24 +152,39 @@ fn server_as_peer(tun: &config::Tun) -> Vec<(String, Vec<Prefix>)> {
 }
 
 fn start(config: &config::Client, edges: Edges, dialers: Dialers) -> anyhow::Result<Handle> {
-    let site = Site::new(config, dialers)?;
-    site.serve(edges)?;
-    for uplink in &config.uplinks {
-        spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.retry.clone()));
+    let shared = Shared::new(config, dialers);
+    let known: Vec<_> = std::iter::once(&config.server).chain(&config.standby).collect();
+    let site = |(index, server)| Site::new(config, server, index == 0, shared.clone());
+    let servers = Servers::new(known.into_iter().enumerate().map(site).collect());
+    servers.keeper().serve(edges)?;
+    for (index, site) in servers.sites().iter().enumerate() {
+        for uplink in &config.uplinks {
+            spawn_local(uplink::run(Rc::clone(site), index, uplink.clone(), config.retry.clone()));
+        }
+    }
+    if !config.standby.is_empty() {
+        spawn_local(Rc::clone(&servers).keep(config.retry.takeover));
     }
     tracing::info!(site = config.site.name, uplinks = config.uplinks.len(), "client is up");
-    Ok(Handle { site })
+    Ok(Handle { servers })
 }
 
 impl Handle {
     /// What the client is doing.
     pub async fn status(&self) -> admin::Status {
-        status::take(&self.site).await
+        status::take(&self.servers).await
     }
 
     /// Lets streams end for at most `patience`, then ends the session.
     pub async fn shutdown(&self, patience: Duration) {
-        self.site.shutdown(patience).await;
+        let all = self.servers.sites().iter().map(|site| site.shutdown(patience));
+        let mut tasks: Vec<_> = all.map(Box::pin).collect();
+        std::future::poll_fn(|cx| {
+            tasks.retain_mut(|task| task.as_mut().poll(cx).is_pending());
+            if tasks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.servers.keeper().shared.dialers.close().await;
     }
 }
 

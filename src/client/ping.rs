@@ -36,14 +36,14 @@ pub fn run(ping: &Ping, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut answers = 0;
         for uplink in &ping.config.uplinks {
             for endpoint in &uplink.endpoints {
-                let dialler = Dialler::new(uplink, endpoint);
+                let dialler = Dialler::new(uplink, endpoint, ping.config.liveness.ping_interval);
                 for _ in 0..ping.count {
                     let began = clock::now();
                     let dialled = tokio::time::timeout(ping.timeout, dialler.dial(&dialers)).await;
                     let took = clock::now().saturating_duration_since(began).as_secs_f64() * 1e3;
                     let (uplink, name) = (&uplink.name, &dialler.name);
                     match dialled {
-                        Ok(Ok(raw)) => {
+                        Ok(Ok((raw, _used))) => {
                             answers += 1;
                             writeln!(out, "{uplink} {name}: answer of {} after {took:.1} ms", raw.info().remote)?;
                         }

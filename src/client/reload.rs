@@ -14,10 +14,10 @@ use crate::config;
 use crate::runtime::signal;
 use crate::site::{Daemon, Edges, Sockets, daemon, notify};
 
-use super::join::Site;
+use super::servers::Servers;
 
 /// What a running client takes over.
-const LIVE: &[&str] = &["forward", "socks5", "dial.allow", "log.level", "performance.max_streams"];
+const LIVE: &[&str] = &["forward", "socks5", "transparent", "dial.allow", "log.level", "performance.max_streams"];
 
 /// The configuration of a running client, and what is needed to change it.
 #[derive(Debug)]
@@ -27,12 +27,12 @@ pub(super) struct Reloader {
     turn: Mutex<()>,
     config: RefCell<config::Client>,
     sockets: RefCell<Sockets>,
-    site: Rc<Site>,
+    servers: Rc<Servers>,
 }
 
 impl Reloader {
-    pub(super) fn new(config: config::Client, daemon: Option<Daemon>, sockets: Sockets, site: Rc<Site>) -> Self {
-        Self { daemon, turn: Mutex::default(), config: RefCell::new(config), sockets: RefCell::new(sockets), site }
+    pub(super) fn new(config: config::Client, daemon: Option<Daemon>, sockets: Sockets, servers: Rc<Servers>) -> Self {
+        Self { daemon, turn: Mutex::default(), config: RefCell::new(config), sockets: RefCell::new(sockets), servers }
     }
 
     /// Lets go of the listening sockets; who serves them has their own.
@@ -67,10 +67,10 @@ impl Reloader {
         let (sockets, edges) = {
             let held = self.sockets.borrow();
             let mut sockets = held.next();
-            let edges = Edges::bind(&next.forwards, &next.socks5, &mut sockets)?;
+            let edges = Edges::bind(&next.forwards, &next.socks5, &next.transparent, &mut sockets)?;
             (sockets.finish(), edges)
         };
-        self.site.serve(edges)?;
+        self.servers.keeper().serve(edges)?;
         // Sockets that nobody serves any more are closed here.
         self.sockets.replace(sockets);
         let mut done = Reloaded::default();
@@ -80,12 +80,17 @@ impl Reloader {
         if next.socks5 != old.socks5 {
             done.applied.push("[socks5]".into());
         }
+        if next.transparent != old.transparent {
+            done.applied.push("[[transparent]]".into());
+        }
         if next.dial != old.dial {
-            self.site.set_dial(next.dial.clone());
+            self.servers.keeper().set_dial(next.dial.clone());
             done.applied.push("dial.allow".into());
         }
         if next.performance.max_streams != old.performance.max_streams {
-            self.site.set_max_streams(next.performance.max_streams);
+            for site in self.servers.sites() {
+                site.set_max_streams(next.performance.max_streams);
+            }
             done.applied.push("performance.max_streams".into());
         }
         if next.log.level != old.log.level {
@@ -98,13 +103,18 @@ impl Reloader {
         if next.site.private_key.public() != old.site.private_key.public() {
             done.restart.push("site.private_key_file (what is in it)".into());
         }
-        if next.server.psk != old.server.psk {
+        let psks = |config: &config::Client| {
+            let all = std::iter::once(&config.server).chain(&config.standby);
+            all.map(|server| server.psk.clone()).collect::<Vec<_>>()
+        };
+        if psks(&next) != psks(&old) {
             done.restart.push("server.psk_file (what is in it)".into());
         }
         let performance = config::Performance { max_streams: next.performance.max_streams, ..old.performance };
         let kept = config::Client {
             forwards: next.forwards,
             socks5: next.socks5,
+            transparent: next.transparent,
             dial: next.dial,
             log: next.log,
             performance,

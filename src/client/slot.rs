@@ -6,7 +6,7 @@
 //! forgotten only when a link has been up for `grace`. One dial at a time, no recursion.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::sync::oneshot;
@@ -14,11 +14,13 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use crate::config::Retry;
+use crate::engine::CloseReason;
 use crate::ids::LinkId;
 use crate::runtime::shell::{LinkEnd, Shell};
 use crate::runtime::{clock, random};
+use crate::transport::auth::Fault;
 
-use super::dial::Dialler;
+use super::dial::{Dialler, Use};
 use super::join::{JoinError, Limited, Site};
 use super::status;
 use super::uplink::Pool;
@@ -56,7 +58,7 @@ impl Slot {
                         backoff = self.backoff();
                         attempts = 0;
                     }
-                    if matches!(end, LinkEnd::Closed(crate::engine::CloseReason::Drained)) {
+                    if matches!(end, LinkEnd::Closed(CloseReason::Drained)) {
                         continue;
                     }
                     backoff.next().unwrap_or(self.retry.cap).mul_f64(random::fraction())
@@ -91,20 +93,62 @@ impl Slot {
     /// Dials and joins, then waits until the place is free again. Returns how long it was taken, and why the link ended if
     /// it has.
     async fn attempt(&self) -> Result<(Duration, Option<LinkEnd>), Failure> {
-        let raw = self.dialler.dial(&self.site.dialers).await.map_err(Failure::passing)?;
-        let (link, end) = self.site.join(raw, &self.uplink, self.rank).await.map_err(Failure::joining)?;
+        let (raw, used) = self.dialler.dial(&self.site.shared.dialers).await.map_err(Failure::passing)?;
+        let joined = self.site.join(raw, &self.uplink, self.rank).await;
+        let (link, end) = joined.map_err(|error| {
+            // A limit or a wrong key is no fault of the address.
+            if let (JoinError::Auth(auth), Some(used)) = (&error, &used)
+                && auth.fault() == Fault::Path
+            {
+                used.failed();
+            }
+            Failure::joining(error)
+        })?;
         let since = clock::now();
         self.report(status::Dial::connected);
         // kept, as the site may begin another session meanwhile
-        let held = Held { shell: self.site.shell(), link, pool: Rc::clone(&self.pool) };
+        let held = Held { shell: self.site.shell(), link, pool: Rc::clone(&self.pool), used, since };
+        held.shell.set_ping_interval(link, self.dialler.idle.borrow().interval(since));
         let end = self.hold(held, end).await;
         Ok((clock::now().saturating_duration_since(since), end))
     }
 
-    /// Waits until the link ends, and empties it when the place is no longer wanted. A silent link that is to be replaced
-    /// makes room for the next: nothing then, and it is emptied once another has joined.
+    /// What the end of a link says of the address and of what stands there.
+    fn learn(&self, held: &Held, end: &LinkEnd) {
+        let now = clock::now();
+        let lived = now.saturating_duration_since(held.since);
+        if let Some(used) = &held.used {
+            if lived >= self.retry.grace {
+                used.proved();
+            } else if matches!(end, LinkEnd::Failed { .. } | LinkEnd::Closed(CloseReason::Dead)) {
+                used.failed();
+            }
+        }
+        let LinkEnd::Failed { quiet, .. } = end else { return };
+        let mut idle = self.dialler.idle.borrow_mut();
+        if let Some(window) = idle.on_cut(*quiet, held.since, now) {
+            let interval = idle.interval(now);
+            tracing::info!(
+                uplink = self.uplink.name,
+                endpoint = self.dialler.name,
+                ?window,
+                ?interval,
+                "idle links are cut; pinging more often"
+            );
+            self.pool.set_ping_interval(interval);
+        }
+    }
+
+    /// Waits until the link ends, and empties it when the place is no longer wanted. A link that is to be replaced, because
+    /// it is silent or old, makes room for the next: nothing then, and it is emptied once another has joined.
     async fn hold(&self, held: Held, mut end: oneshot::Receiver<LinkEnd>) -> Option<LinkEnd> {
         let ticket = self.pool.add(&held.shell, held.link);
+        let renewal = async {
+            match self.dialler.renewal() {
+                Some(after) => sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
         let ended = tokio::select! {
             end = &mut end => end,
             () = self.pool.until_unwanted(self.place, ticket) => {
@@ -112,12 +156,26 @@ impl Slot {
                 (&mut end).await
             }
             () = self.pool.until_replaced(self.place, ticket) => {
+                if let Some(used) = &held.used {
+                    used.failed();
+                }
+                spawn_local(held.retire(ticket, end));
+                return None;
+            }
+            () = renewal => {
+                tracing::debug!(uplink = self.uplink.name, link = %held.link, "renewing a link before its time is up");
+                if let Some(used) = &held.used {
+                    used.proved();
+                }
                 spawn_local(held.retire(ticket, end));
                 return None;
             }
         };
         self.pool.remove(ticket);
-        Some(ended.unwrap_or_else(|_| LinkEnd::Failed("the session is gone".into())))
+        let gone = || LinkEnd::Failed { error: "the session is gone".into(), quiet: Duration::ZERO };
+        let ended = ended.unwrap_or_else(|_| gone());
+        self.learn(&held, &ended);
+        Some(ended)
     }
 
     fn report(&self, change: impl FnOnce(&mut status::Dial)) {
@@ -131,6 +189,9 @@ struct Held {
     shell: Rc<Shell>,
     link: LinkId,
     pool: Rc<Pool>,
+    /// The address that it uses.
+    used: Option<Use>,
+    since: Instant,
 }
 
 impl Held {

@@ -88,6 +88,13 @@ impl Pool {
         ticket
     }
 
+    /// Has all its links pinged so often while they are idle.
+    pub(super) fn set_ping_interval(&self, interval: Duration) {
+        for (shell, link) in self.links.borrow().values() {
+            shell.set_ping_interval(*link, interval);
+        }
+    }
+
     pub(super) fn remove(&self, ticket: u64) {
         self.links.borrow_mut().remove(&ticket);
     }
@@ -128,15 +135,17 @@ impl Pool {
     }
 }
 
-/// Keeps the links of one uplink, for ever.
-pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
+/// Keeps the links of one uplink to one server, for ever.
+pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, retry: Retry) {
     let limited = Rc::new(Limited { name: uplink.name.clone(), up: uplink.max_up, down: uplink.max_down });
     let mut sizes = Vec::new();
     let mut pools = Vec::new();
-    for (index, endpoint) in uplink.endpoints.iter().enumerate() {
+    let own = uplink.endpoints.iter().filter(|endpoint| endpoint.server == server);
+    for (index, endpoint) in own.enumerate() {
         let size = uplink.pool_size(endpoint.transport);
         let pool = Rc::new(Pool::default());
-        let dialler = Rc::new(Dialler::new(&uplink, endpoint));
+        let dialler = Rc::new(Dialler::new(&uplink, endpoint, site.ping_interval()));
+        site.diallers.borrow_mut().push(Rc::clone(&dialler));
         for place in 0..usize::from(size.max) {
             let slot = Slot {
                 site: Rc::clone(&site),
@@ -152,8 +161,18 @@ pub(super) async fn run(site: Rc<Site>, uplink: Uplink, retry: Retry) {
         sizes.push(fallback::Pool { min: usize::from(size.min), max: usize::from(size.max) });
         pools.push(pool);
     }
+    if pools.is_empty() {
+        return;
+    }
     let mut machine = Fallback::new(&sizes, clock::now());
     loop {
+        if !site.is_wanted() {
+            look(&site, &pools);
+            pools.iter().for_each(|pool| pool.set(0, 0));
+            tokio::time::sleep(TICK).await;
+            machine = Fallback::new(&sizes, clock::now());
+            continue;
+        }
         let seen = look(&site, &pools);
         machine.handle_tick(&seen, clock::now());
         for (index, pool) in pools.iter().enumerate() {

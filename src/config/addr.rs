@@ -121,9 +121,18 @@ pub(super) fn listen_tcp(text: &str) -> Result<SocketAddr, &'static str> {
     }
 }
 
-/// Reads what the far end is to dial: `host:port`. `tcp://` may stand before it.
+/// Reads what the far end is to dial: `host:port`, before which `tcp://` may stand, or `unix:` and an absolute path.
 pub(super) fn target(text: &str) -> Result<Target, &'static str> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket_path(path).map(Target::Unix);
+    }
     host_port(strip_tcp(text)?).map(|(host, port)| join(host, port))
+}
+
+/// Reads the path of a unix socket of the other site: absolute, and in its one spelling.
+pub(super) fn socket_path(path: &str) -> Result<String, &'static str> {
+    let good = Target::is_path(path);
+    if good { Ok(path.to_owned()) } else { Err("has no absolute path, of 107 bytes at most, without \".\" and \"..\"") }
 }
 
 /// A host and a port as a target.
@@ -216,6 +225,8 @@ mod tests {
             ("example.org", Err("has no port")),
             ("example.org:http", Err("has a port that is not 1 to 65535")),
             ("fd00::5", Err("needs brackets around the IPv6 address, and a port")),
+            ("unix:/run/a.sock", Ok("unix:/run/a.sock")),
+            ("unix:a.sock", Err("has no absolute path, of 107 bytes at most, without \".\" and \"..\"")),
         ] {
             assert_eq!(target(text).map(|t| t.to_string()).as_deref(), read.as_ref().copied(), "{text:?}");
         }

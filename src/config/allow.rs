@@ -1,4 +1,4 @@
-//! What may be dialled, as written: `any`, `tcp:HOST:PORTS` or `udp:HOST:PORTS`.
+//! What may be dialled, as written: `any`, `tcp:HOST:PORTS`, `udp:HOST:PORTS` or `unix:PATH`.
 //!
 //! A host is an address, a network (`10.0.0.0/8`, `[fd00::/8]`), a name, `*.` and a name for all names below it, or `*`. A
 //! rule with a name permits a target that was asked for by that name; a rule with an address or a network permits a target
@@ -9,12 +9,32 @@ use std::net::IpAddr;
 use crate::config::addr::{self, Host};
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
-use crate::connectors::allow::{AllowList, HostRule, IpNet, PortRule, Protocol, Rule};
+use crate::connectors::allow::{AllowList, HostRule, IpNet, PathRule, PortRule, Protocol, Rule};
 
 /// Reads the list `key` of a section.
 pub(super) fn list(section: &Section<'_>, key: &'static str) -> AllowList {
-    let shape = Shape::default("array of strings", "[]".into(), "\"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\"");
-    AllowList::new(section.list(key, shape, rule))
+    let allowed = "\"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\", \"unix:PATH\"";
+    let shape = Shape::default("array of strings", "[]".into(), allowed);
+    let (mut rules, mut paths) = (Vec::new(), Vec::new());
+    for entry in section.list(key, shape, |text| match text.strip_prefix("unix:") {
+        Some(path) => path_rule(path).map(Err),
+        None => rule(text).map(Ok),
+    }) {
+        match entry {
+            Ok(rule) => rules.push(rule),
+            Err(path) => paths.push(path),
+        }
+    }
+    AllowList::new(rules).with_paths(paths)
+}
+
+/// A path, or a directory with `/*` for all sockets below it.
+fn path_rule(text: &str) -> Result<PathRule, String> {
+    match text.strip_suffix("/*") {
+        Some(directory) => addr::socket_path(directory).map(PathRule::Below),
+        None => addr::socket_path(text).map(PathRule::Exact),
+    }
+    .map_err(ToOwned::to_owned)
 }
 
 fn rule(text: &str) -> Result<Rule, String> {
@@ -24,7 +44,7 @@ fn rule(text: &str) -> Result<Rule, String> {
     let (protocol, rest) = match text.split_once(':') {
         Some(("tcp", rest)) => (Protocol::Tcp, rest),
         Some(("udp", rest)) => (Protocol::Udp, rest),
-        _ => return Err("does not start with tcp: or udp:".into()),
+        _ => return Err("does not start with tcp:, udp: or unix:".into()),
     };
     // The host may hold colons in brackets, the ports none.
     let Some((host, ports)) = rest.rsplit_once(':') else {
@@ -136,10 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_one_socket_or_those_of_a_directory() {
+        assert_eq!(path_rule("/run/a.sock"), Ok(PathRule::Exact("/run/a.sock".into())));
+        assert_eq!(path_rule("/run/app/*"), Ok(PathRule::Below("/run/app".into())));
+        for bad in ["", "*", "/*", "a.sock", "/run/../a", "/run/a/"] {
+            assert!(path_rule(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn rules_that_mean_nothing_say_why() {
         for (text, problem) in [
-            ("", "does not start with tcp: or udp:"),
-            ("sctp:*:53", "does not start with tcp: or udp:"),
+            ("", "does not start with tcp:, udp: or unix:"),
+            ("sctp:*:53", "does not start with tcp:, udp: or unix:"),
             ("tcp:example.org", "has no ports after the host (a number, a range such as 8000-8100, or *)"),
             ("tcp:[::1]", "has a port that is not 1 to 65535"),
             ("tcp:10.1.2.3/16:*", "has bits set beyond its prefix; the network is 10.1.0.0/16"),

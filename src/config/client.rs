@@ -12,6 +12,7 @@ use crate::config::occupied::Occupied;
 use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
+use crate::config::transparent::{self, Transparent};
 use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
@@ -25,14 +26,18 @@ use crate::units::{Bitrate, ByteSize};
 pub struct Client {
     /// This site.
     pub site: Site,
-    /// The other one.
+    /// The other one, or the first of several.
     pub server: ServerIdentity,
+    /// Servers that take its place when it cannot be reached, in order.
+    pub standby: Vec<ServerIdentity>,
     /// Ways out, at least one, by preference where nothing is known.
     pub uplinks: Vec<Uplink>,
     /// Listeners here; the server dials.
     pub forwards: Vec<Forward>,
     /// Proxies here; the server dials.
     pub socks5: Vec<Socks5>,
+    /// Listeners for what the packet filter diverts; the server dials.
+    pub transparent: Vec<Transparent>,
     /// Packet mode.
     pub tun: Option<Tun>,
     /// What the server may ask this site to dial. Nothing by default.
@@ -66,6 +71,8 @@ pub struct Client {
 /// By what a server is known.
 #[derive(Clone, Debug)]
 pub struct ServerIdentity {
+    /// In logs and status, and for endpoints that lead to it; `server` where there is only one without a name.
+    pub name: String,
     /// Its static key.
     pub public_key: PublicKey,
     /// A second key, shared beforehand.
@@ -117,10 +124,11 @@ impl Uplink {
 /// What a client says about keys that belong elsewhere.
 pub(super) const HINTS: &[(&str, &str)] = &[
     ("listen", "a client accepts no links; [[listen]] belongs in a server's file"),
-    ("peer", "a client has one [server]; [[peer]] belongs in a server's file"),
+    ("peer", "a client has its [server]; [[peer]] belongs in a server's file"),
     ("rate.max_rate", "each [[uplink]] has a `max_up` of its own"),
     ("performance.workers", "a client has one session on one thread; it belongs in a server's file"),
     ("forward.peer", "a client has no other side than its server; it belongs in a server's file"),
+    ("transparent.peer", "a client has no other side than its server; it belongs in a server's file"),
     ("socks5.peer", "a client has no other side than its server; it belongs in a server's file"),
     ("site.private_key", "a secret never stands in the configuration; write `private_key_file`"),
     ("server.psk", "a secret never stands in the configuration; write `psk_file`"),
@@ -133,13 +141,28 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let occupied = Occupied::default();
     let site = root.required_table("site", Site::read);
     let own = site.as_ref().map(|site| site.private_key.public());
-    let server = root.required_table("server", |section| server(section, own));
+    let mut servers = root.table_or_tables("server", |section| server(section, own));
+    if !root.has("server") {
+        root.fail("the section [server] is missing");
+    }
+    root.unique("server", "name");
+    root.unique("server", "public_key");
+    if servers.len() > 1 && root.strings_of("server", "name").len() < servers.len() {
+        root.fail("each [[server]] needs a `name` where there are several");
+    }
+    let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
     let rate = root.table("rate", RateMode::read);
     let limited = Cell::new(false);
     let uplinks = root.tables("uplink", |entry| {
         limited.set(limited.get() || entry.has("max_up") || entry.has("max_down"));
-        uplink(entry, rate)
+        uplink(entry, rate, &names)
     });
+    let leads = |index| uplinks.iter().any(|uplink| uplink.endpoints.iter().any(|endpoint| endpoint.server == index));
+    for (index, name) in names.iter().enumerate() {
+        if names.len() > 1 && !uplinks.is_empty() && !leads(index) {
+            root.fail(format_args!("server \"{name}\": no entry of `connect` leads to it"));
+        }
+    }
     if rate == RateMode::Fixed && root.has("uplink") && !limited.get() {
         root.glance("rate", |section| {
             section.fail_at("mode", "\"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`");
@@ -151,11 +174,15 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     root.unique("uplink", "name");
     let forwards = forward::list(root, &occupied, |_| Some(()));
     let socks5 = root.table_or_tables("socks5", |section| forward::socks5(section, &occupied));
+    let transparent = root.table_or_tables("transparent", |section| transparent::read(section, &occupied));
     let tun = tun::read(root);
     let dial = root.table("dial", |section| allow::list(section, "allow"));
     let performance = root.table("performance", |s| Performance::read(s, 5_000, ByteSize::from_mib(128)));
     let udp = root.table("udp", Udp::read);
     let retry = root.table("retry", Retry::read);
+    if servers.len() < 2 && root.has("retry") {
+        root.glance("retry", |section| section.no_effect("takeover", "without a second [[server]]"));
+    }
     let liveness = root.table("liveness", Liveness::read);
     let handshake = root.table("handshake", Handshake::read);
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
@@ -167,10 +194,12 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     root.complain_about_unknown_keys();
     Some(Client {
         site: site?,
-        server: server?,
+        server: if servers.is_empty() { return None } else { servers.remove(0) },
+        standby: servers,
         uplinks,
         forwards: forwards.into_iter().map(|((), forward)| forward).collect(),
         socks5,
+        transparent,
         tun,
         dial,
         performance,
@@ -191,10 +220,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
 fn server(section: &Section<'_>, own: Option<PublicKey>) -> Option<ServerIdentity> {
     let public_key = keyfile::public(section, "public_key", own);
     let psk = keyfile::from_file(section, "psk_file", "none", Psk::from_base64);
-    Some(ServerIdentity { public_key: public_key?, psk })
+    let name = section.parsed("name", Shape::optional("string", "\"server\"", common::NAME), common::name);
+    Some(ServerIdentity { name: name.unwrap_or_else(|| "server".into()), public_key: public_key?, psk })
 }
 
-fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
+fn uplink(entry: &Section<'_>, rate: RateMode, servers: &[String]) -> Option<Uplink> {
     let name = entry.parsed("name", Shape::required("string", common::NAME), common::name);
     let interface = Shape::optional("string", "by routing", "name of a network interface");
     let interface = entry.parsed("interface", interface, interface_name);
@@ -203,7 +233,7 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
     let mac = Shape::optional("string", "asked of the network", "an Ethernet address");
     let gateway_mac = entry.parsed("gateway_mac", mac, str::parse::<Mac>);
     let via = exit::via(entry, "via_password_file");
-    let endpoints = endpoint::list(entry);
+    let endpoints = endpoint::list(entry, servers);
     if via.is_some() && endpoints.iter().any(|endpoint| endpoint.transport != TransportKind::Ws) {
         entry.fail_at("via", "carries WebSockets only; leave out the other endpoints");
     }
@@ -215,8 +245,7 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
     if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Raw) {
         entry.no_effect("gateway_mac", "without a raw:// endpoint, as all others leave it to the kernel");
     }
-    let other_family =
-        |source: IpAddr| endpoints.iter().all(|e| e.ip().is_some_and(|ip| ip.is_ipv4() != source.is_ipv4()));
+    let other_family = |source: IpAddr| endpoints.iter().all(|e| is_other_family(source, &e.ips()));
     if !endpoints.is_empty() && source.is_some_and(other_family) {
         entry.fail_at("source", "is of another address family than every endpoint");
     }
@@ -228,6 +257,11 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
         }
     }
     Some(Uplink { name: name?, interface, source, gateway_mac, via, endpoints, ws_links, max_up, max_down })
+}
+
+/// Whether all addresses are known and none can be reached from `source`.
+fn is_other_family(source: IpAddr, ips: &[IpAddr]) -> bool {
+    !ips.is_empty() && ips.iter().all(|ip| ip.is_ipv4() != source.is_ipv4())
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).

@@ -53,6 +53,8 @@ pub struct Retry {
     pub max_attempts: u32,
     /// How long a link has to live for the waits to start at the base again, 0 s to 10 min.
     pub grace: Duration,
+    /// How long a server may be without a link before the next one is tried, 1 s to 1 h.
+    pub takeover: Duration,
 }
 
 /// How silence is judged.
@@ -206,6 +208,7 @@ impl Retry {
             cap: section.quantity("cap", seconds(10), millis(10)..=minutes(10)),
             max_attempts: section.integer("max_attempts", 5, 1..=1000),
             grace: section.quantity("grace", seconds(10), seconds(0)..=minutes(10)),
+            takeover: section.quantity("takeover", seconds(10), seconds(1)..=minutes(60)),
         };
         if retry.cap < retry.base {
             let key = if section.has("cap") { "cap" } else { "base" };

@@ -18,7 +18,7 @@ impl Process {
 }
 
 /// useradd(8) permits 256 bytes since shadow 4.17; names with `:` would break /etc/passwd.
-fn user(text: &str) -> Result<String, &'static str> {
+pub(super) fn user(text: &str) -> Result<String, &'static str> {
     let good = |c: char| c.is_ascii_graphic() && !matches!(c, ':' | '/' | ',');
     if (1..=256).contains(&text.len()) && text.chars().all(good) { Ok(text.to_owned()) } else { Err("is not a user") }
 }

@@ -2,29 +2,36 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::Secret;
 use crate::config::addr::{self, Host};
-use crate::config::reader::{Section, Value};
+use crate::config::reader::{Quantity, Section, Value};
+use crate::config::report::nearest;
 use crate::config::shape::Shape;
 use crate::config::url::{self, Url};
 use crate::transport::TransportKind;
+use crate::units::parse_duration;
 
 /// One way to reach the server.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
+    /// Which of the servers it leads to.
+    pub server: usize,
     /// [`TransportKind::Ws`], [`TransportKind::Quic`] or [`TransportKind::Raw`].
     pub transport: TransportKind,
     /// Whether TLS protects it. Always, for QUIC.
     pub tls: bool,
-    /// Whom to connect to. A name is resolved on every dial, unless [`Self::address`] is given.
+    /// Whom to connect to. A name is resolved on every dial, unless there are [`Self::addresses`].
     pub host: Host,
     /// The host's port, 1 to 65535.
     pub port: u16,
     /// Path of the WebSocket, `/` at least; `/` for QUIC.
     pub path: String,
-    /// What to dial instead of resolving [`Self::host`].
-    pub address: Option<SocketAddr>,
+    /// What to dial instead of resolving [`Self::host`]; tried in turn and compared.
+    pub addresses: Vec<SocketAddr>,
+    /// A link is replaced by a fresh one when it is about so old.
+    pub renew_after: Option<Duration>,
     /// Name to send in TLS (SNI, RFC 6066 §3) and to look for in the certificate. `None`: the host.
     pub sni: Option<String>,
     /// The HTTP `Host` header. `None`: host and port of the URL.
@@ -36,12 +43,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The address to dial, as far as it is known without asking the DNS.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match (self.address, &self.host) {
-            (Some(address), _) => Some(address.ip()),
-            (None, Host::Ip(ip)) => Some(*ip),
-            (None, Host::Name(_)) => None,
+    /// The addresses to dial, as far as they are known without asking the DNS.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        match &self.host {
+            Host::Ip(ip) if self.addresses.is_empty() => vec![*ip],
+            _ => self.addresses.iter().map(SocketAddr::ip).collect(),
         }
     }
 }
@@ -63,20 +69,20 @@ pub enum Verify {
 }
 
 /// Reads the entries of `connect`.
-pub(super) fn list(uplink: &Section<'_>) -> Vec<Endpoint> {
+pub(super) fn list(uplink: &Section<'_>, servers: &[String]) -> Vec<Endpoint> {
     let shape = Shape::required("array of strings or tables", url::ALLOWED);
     let endpoints = uplink.value("connect", shape, |value| {
         let items = value.items()?;
         if items.is_empty() {
             return value.wrong("names no endpoint");
         }
-        Some(items.iter().filter_map(endpoint).collect::<Vec<_>>())
+        Some(items.iter().filter_map(|item| endpoint(item, servers)).collect::<Vec<_>>())
     });
     endpoints.unwrap_or_default()
 }
 
-fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
-    if let Some(endpoint) = value.section(full) {
+fn endpoint(value: &Value<'_>, servers: &[String]) -> Option<Endpoint> {
+    if let Some(endpoint) = value.section(|entry| full(entry, servers)) {
         return endpoint;
     }
     value.parse(|text| url::parse(text).and_then(dialable)).map(plain)
@@ -92,12 +98,14 @@ fn dialable(url: Url) -> Result<Url, &'static str> {
 fn plain(url: Url) -> Endpoint {
     let Url { transport, tls, host, port, path } = url;
     Endpoint {
+        server: 0,
         transport,
         tls,
         host,
         port,
         path,
-        address: None,
+        addresses: Vec::new(),
+        renew_after: None,
         sni: None,
         host_header: None,
         headers: Vec::new(),
@@ -105,9 +113,12 @@ fn plain(url: Url) -> Endpoint {
     }
 }
 
-fn full(entry: &Section<'_>) -> Option<Endpoint> {
+fn full(entry: &Section<'_>, servers: &[String]) -> Option<Endpoint> {
     let url = entry.parsed("url", Shape::required("string", url::ALLOWED), |text| url::parse(text).and_then(dialable));
-    let address = entry.parsed("address", Shape::optional("string", "the host, resolved", "IP[:PORT]"), address);
+    let shape = Shape::optional("string or array of strings", "the host, resolved", "IP[:PORT]");
+    let addresses = entry.value("address", shape, addresses).unwrap_or_default();
+    let renew = Shape::optional("duration", "never", format!("{} to {}", RENEWALS.0.show(), RENEWALS.1.show()));
+    let renew_after = entry.parsed("renew_after", renew, renewal);
     let sni = entry.parsed("sni", Shape::optional("string", "the host", "a host name"), addr::name);
     let host_header =
         entry.parsed("host", Shape::optional("string", "host and port of the URL", "HOST[:PORT]"), header_host);
@@ -115,6 +126,17 @@ fn full(entry: &Section<'_>) -> Option<Endpoint> {
     let verify_shape =
         Shape::default("string", "\"system\"".into(), "\"system\", \"none\", \"ca:FILE\", \"sha256:HEX\"");
     let verify = entry.parsed("verify", verify_shape, |text| verify(text, entry));
+    let shape = Shape::optional("string", "the first", "the name of a [[server]]");
+    let server = entry.value("server", shape, |value| {
+        let name = value.string()?;
+        let index = servers.iter().position(|known| known == name);
+        if index.is_none() {
+            let near = nearest(name, servers.iter().map(String::as_str));
+            let advice = near.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"));
+            return value.note(format_args!("\"{name}\" is not the name of a [[server]]{advice}"));
+        }
+        index
+    });
     let url = url?;
     if !url.tls {
         entry.no_effect("sni", "on ws://, which has no TLS");
@@ -124,15 +146,40 @@ fn full(entry: &Section<'_>) -> Option<Endpoint> {
         entry.no_effect("host", "on quic:// and raw://, which have no HTTP");
         entry.no_effect("headers", "on quic:// and raw://, which have no HTTP");
     }
-    let address = address.map(|(ip, port)| SocketAddr::new(ip, port.unwrap_or(url.port)));
+    let addresses = addresses.into_iter().map(|(ip, port)| SocketAddr::new(ip, port.unwrap_or(url.port)));
     Some(Endpoint {
-        address,
+        server: server.unwrap_or_default(),
+        addresses: addresses.collect(),
+        renew_after,
         sni,
         host_header,
         headers: headers.unwrap_or_default(),
         verify: verify.unwrap_or_default(),
         ..plain(url)
     })
+}
+
+/// A link that is renewed more often has hardly begun; one that is older than a week has met no limit.
+const RENEWALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+
+fn renewal(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(time) if (RENEWALS.0..=RENEWALS.1).contains(&time) => Ok(time),
+        Ok(_) => Err("is out of range".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// One, or several in brackets.
+fn addresses(value: &Value<'_>) -> Option<Vec<(IpAddr, Option<u16>)>> {
+    if !value.is_array() {
+        return value.parse(address).map(|one| vec![one]);
+    }
+    let items = value.items()?;
+    if items.is_empty() {
+        return value.wrong("names no address");
+    }
+    Some(items.iter().filter_map(|item| item.parse(address)).collect())
 }
 
 fn address(text: &str) -> Result<(IpAddr, Option<u16>), &'static str> {

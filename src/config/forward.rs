@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use crate::config::addr::{self, Host};
+use crate::config::local::{self, LISTEN, Local};
 use crate::config::occupied::{FORWARDS_MAX, Occupied, Protocol};
 use crate::config::reader::{Section, Value};
 use crate::config::shape::Shape;
@@ -17,8 +18,8 @@ use crate::wire::target::Target;
 /// One local port and what the other site dials for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forward {
-    /// Where this site listens. Port 0 lets the system choose.
-    pub listen: SocketAddr,
+    /// Where this site listens.
+    pub listen: Local,
     /// What the other site dials. A name is resolved there.
     pub to: Target,
     /// How the scheduler treats its streams and datagrams.
@@ -54,7 +55,7 @@ impl Protocols {
         self != Self::Tcp
     }
 
-    fn each(self) -> impl Iterator<Item = Protocol> {
+    pub(super) fn each(self) -> impl Iterator<Item = Protocol> {
         [self.tcp().then_some(Protocol::Tcp), self.udp().then_some(Protocol::Udp)].into_iter().flatten()
     }
 }
@@ -62,8 +63,8 @@ impl Protocols {
 /// A proxy listener: SOCKS5 (RFC 1928) and HTTP. Names are resolved at the other site.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Socks5 {
-    /// Where this site listens. Port 0 lets the system choose.
-    pub listen: SocketAddr,
+    /// Where this site listens.
+    pub listen: Local,
     /// Who may use it; without any, everybody who reaches it.
     pub users: Users,
 }
@@ -73,7 +74,7 @@ const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// What shorthand without a host dials: the other site itself.
 const THERE: Host = Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
-const CLASSES: [(&str, Class); 4] = [
+pub(super) const CLASSES: [(&str, Class); 4] = [
     ("bulk", Class::Bulk),
     ("best-effort", Class::BestEffort),
     ("video", Class::Video),
@@ -99,7 +100,7 @@ pub(super) fn list<M: Clone>(
 
 /// Reads the keys of one `[[socks5]]`.
 pub(super) fn socks5(section: &Section<'_>, occupied: &Occupied) -> Option<Socks5> {
-    let listen = listen(section, Shape::required("string", LISTEN), occupied, Protocols::Tcp);
+    let listen = local::listen(section, Shape::required("string", LISTEN), occupied, &[Protocol::Tcp], |_| Ok(()));
     let users = keyfile::text_of_file(section, "users_file", "none: everybody who reaches it may use it", Users::parse);
     if section.has("users_file") && users.is_none() {
         return None;
@@ -107,37 +108,31 @@ pub(super) fn socks5(section: &Section<'_>, occupied: &Occupied) -> Option<Socks
     Some(Socks5 { listen: listen?, users: users.unwrap_or_default() })
 }
 
-const PROTOCOLS: [(&str, Protocols); 3] =
+pub(super) const PROTOCOLS: [(&str, Protocols); 3] =
     [("tcp", Protocols::Tcp), ("udp", Protocols::Udp), ("tcp+udp", Protocols::Both)];
 
-const LISTEN: &str = "[tcp://]ADDRESS:PORT";
+const TO: &str = "[tcp://]HOST:PORT, unix:PATH";
 /// Networks of proxies that are believed.
 pub(super) const PROXIES: &str = "IP, IP/PREFIX";
 const PORTS: &str = "[ADDRESS:]PORT[-PORT][=[HOST:]PORT[-PORT]]";
-
-fn listen(section: &Section<'_>, shape: Shape, occupied: &Occupied, protocols: Protocols) -> Option<SocketAddr> {
-    section.value("listen", shape, |value| {
-        let address = value.parse(|text| {
-            fits(text, protocols)?;
-            addr::listen_tcp(text)
-        })?;
-        protocols.each().for_each(|protocol| occupied.claim(value, protocol, [address]));
-        Some(address)
-    })
-}
 
 /// A scheme that is written says nothing else than the protocol.
 fn fits(text: &str, protocols: Protocols) -> Result<(), &'static str> {
     if text.starts_with("tcp://") && protocols == Protocols::Udp {
         return Err("has the scheme tcp:// beside protocol = \"udp\"; leave the scheme out");
     }
+    if text.starts_with("unix:") && protocols.udp() {
+        return Err("is a unix socket, which carries connections only; protocol is to be \"tcp\"");
+    }
     Ok(())
 }
 
 fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
     let protocols = entry.choice("protocol", Protocols::default(), &PROTOCOLS);
-    let listen = listen(entry, Shape::optional("string", "see `ports`", LISTEN), occupied, protocols);
-    let to = entry.parsed("to", Shape::optional("string", "see `ports`", "[tcp://]HOST:PORT"), |text| {
+    let each: Vec<Protocol> = protocols.each().collect();
+    let shape = Shape::optional("string", "see `ports`", LISTEN);
+    let listen = local::listen(entry, shape, occupied, &each, |text| fits(text, protocols));
+    let to = entry.parsed("to", Shape::optional("string", "see `ports`", TO), |text| {
         fits(text, protocols)?;
         addr::target(text)
     });
@@ -155,7 +150,10 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Vec<Forward> {
         (false, false, true) => entry.fail_at("to", "needs `listen` beside it"),
         (true, ..) => entry.fail_at("ports", "stands in place of `listen` and `to`; write one or the other"),
     }
-    let pairs = ports.unwrap_or_default().into_iter().chain(listen.zip(to));
+    if matches!(listen, Some(Local::Unix(_))) {
+        entry.no_effect("proxy_from", "on a unix socket, whose clients have no addresses");
+    }
+    let pairs = ports.unwrap_or_default().into_iter().map(|(listen, to)| (Local::Ip(listen), to)).chain(listen.zip(to));
     pairs.map(|(listen, to)| Forward { listen, to, class, tell, proxies: proxies.clone(), protocols }).collect()
 }
 

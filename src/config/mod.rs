@@ -19,6 +19,7 @@ mod forward;
 mod image;
 mod keyfile;
 mod listen;
+mod local;
 mod occupied;
 mod raw;
 mod reader;
@@ -26,6 +27,7 @@ mod report;
 mod secret;
 mod server;
 mod shape;
+mod transparent;
 mod tun;
 mod url;
 
@@ -52,10 +54,12 @@ pub use crate::config::exit::Exit;
 pub use crate::config::forward::{Forward, Protocols, Socks5};
 pub use crate::config::image::Image;
 pub use crate::config::listen::{Certificate, Decoy, Listen};
+pub use crate::config::local::{Local, SocketFile};
 pub use crate::config::raw::Raw;
 pub use crate::config::report::{Errors, Issue};
 pub use crate::config::secret::Secret;
 pub use crate::config::server::{Peer, Server};
+pub use crate::config::transparent::Transparent;
 pub use crate::config::tun::Tun;
 pub use crate::wire::noise::{KeyError, PrivateKey, Psk, PublicKey};
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use crate::config::addr;
 use crate::config::reader::Value;
@@ -20,6 +21,7 @@ pub(super) enum Protocol {
 /// What has been claimed so far.
 #[derive(Debug, Default)]
 pub(super) struct Occupied {
+    paths: RefCell<BTreeMap<PathBuf, (String, usize)>>,
     by_port: RefCell<BTreeMap<(Protocol, u16), Vec<Claim>>>,
     forwards: Cell<usize>,
 }
@@ -46,6 +48,18 @@ impl Occupied {
             }
             claims.push(Claim { address, key: value.path.clone(), line });
         }
+    }
+
+    /// Claims the path of a unix socket for a value; a collision is reported there.
+    pub(super) fn claim_path(&self, value: &Value<'_>, path: &Path) {
+        let line = value.cx.report.line(value.span.start);
+        let mut paths = self.paths.borrow_mut();
+        if let Some((key, line)) = paths.get(path) {
+            let path = path.display();
+            value.note::<()>(format_args!("{path} is listened on already ({key} in line {line})"));
+            return;
+        }
+        paths.insert(path.to_owned(), (value.path.clone(), line));
     }
 
     /// Whether `count` more forwards may be made.

@@ -12,6 +12,7 @@ use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
+use crate::config::transparent::{self, Transparent};
 use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
@@ -78,6 +79,8 @@ pub struct Peer {
     pub forwards: Vec<Forward>,
     /// Proxies here; this peer dials.
     pub socks5: Vec<Socks5>,
+    /// Listeners for what the packet filter diverts; this peer dials.
+    pub transparent: Vec<Transparent>,
 }
 
 /// What a server says about keys that belong elsewhere.
@@ -120,6 +123,13 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     });
     for (socks5, index) in socks5 {
         peers[index].socks5.push(socks5);
+    }
+    let transparent = root.table_or_tables("transparent", |section| {
+        let index = peer_index(section, &peers, &names);
+        transparent::read(section, &occupied).zip(index)
+    });
+    for (transparent, index) in transparent {
+        peers[index].transparent.push(transparent);
     }
     let tun = tun::read(root);
     tun::check_peers(root, root.has("tun"));
@@ -182,6 +192,7 @@ fn peer(entry: &Section<'_>, own: Option<PublicKey>, max_streams: u32) -> Option
         max_rate: common::rate(entry, "max_rate", "no limit"),
         forwards: Vec::new(),
         socks5: Vec::new(),
+        transparent: Vec::new(),
     })
 }
 

@@ -14,6 +14,17 @@ pub use crate::units::IpNet;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowList {
     rules: Vec<Rule>,
+    paths: Vec<PathRule>,
+}
+
+/// Unix sockets that are permitted. No rule about hosts permits any: they are guarded by who may reach this host's files,
+/// and a site that may dial the whole network is not one of its users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathRule {
+    /// This one.
+    Exact(String),
+    /// Everything below this directory, at any depth; without a final slash.
+    Below(String),
 }
 
 /// What a target is talked to by.
@@ -72,14 +83,21 @@ pub enum Verdict {
 impl AllowList {
     /// A list of these rules; their order makes no difference.
     pub fn new(rules: Vec<Rule>) -> Self {
-        Self { rules }
+        Self { rules, paths: Vec::new() }
     }
 
-    /// The rules that hold for one protocol.
+    /// Besides, these unix sockets.
+    #[must_use]
+    pub fn with_paths(self, paths: Vec<PathRule>) -> Self {
+        Self { paths, ..self }
+    }
+
+    /// The rules that hold for one protocol; unix sockets carry connections.
     #[must_use]
     pub fn only(&self, protocol: Protocol) -> Self {
         let holds = |rule: &&Rule| rule.protocol.is_none_or(|own| own == protocol);
-        Self { rules: self.rules.iter().filter(holds).cloned().collect() }
+        let paths = if protocol == Protocol::Tcp { self.paths.clone() } else { Vec::new() };
+        Self { rules: self.rules.iter().filter(holds).cloned().collect(), paths }
     }
 
     /// What can be said of `target` without looking up its name. An address is permitted or refused at once.
@@ -87,6 +105,8 @@ impl AllowList {
         match target {
             Target::Ip(addr) if self.permits_addr(*addr) => Verdict::Permitted,
             Target::Ip(_) => Verdict::Refused,
+            Target::Unix(path) if self.paths.iter().any(|rule| rule.matches(path)) => Verdict::Permitted,
+            Target::Unix(_) => Verdict::Refused,
             Target::Name(name, port) => {
                 let rules = || self.rules.iter().filter(|rule| rule.ports.matches(*port));
                 if rules().any(|rule| rule.host.matches_name(name)) {
@@ -155,6 +175,18 @@ impl HostRule {
     }
 }
 
+impl PathRule {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(own) => own == path,
+            Self::Below(own) => {
+                // Without "..", which no target holds, what begins so is there.
+                Target::is_path(path) && path.strip_prefix(own.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            }
+        }
+    }
+}
+
 impl PortRule {
     fn matches(&self, port: u16) -> bool {
         match self {
@@ -194,6 +226,29 @@ mod tests {
         };
         assert_eq!(permitted(&list.only(Protocol::Tcp)), [1, 2]);
         assert_eq!(permitted(&list.only(Protocol::Udp)), [1, 3]);
+    }
+
+    #[test]
+    fn unix_sockets_need_a_rule_of_their_own() {
+        let unix = |path: &str| Target::Unix(path.into());
+        let any = list(HostRule::Any);
+        assert_eq!(any.verdict(&unix("/run/a.sock")), Verdict::Refused);
+        let list = any.with_paths(vec![PathRule::Exact("/run/a.sock".into()), PathRule::Below("/run/app".into())]);
+        for (path, permitted) in [
+            ("/run/a.sock", true),
+            ("/run/a.sock2", false),
+            ("/run/a.sock/b", false),
+            ("/run/app/b", true),
+            ("/run/app/c/d", true),
+            ("/run/app", false),
+            ("/run/app2/b", false),
+            ("/run/app/../b", false),
+        ] {
+            let expected = if permitted { Verdict::Permitted } else { Verdict::Refused };
+            assert_eq!(list.verdict(&unix(path)), expected, "{path}");
+        }
+        assert_eq!(list.only(Protocol::Tcp).verdict(&unix("/run/app/b")), Verdict::Permitted);
+        assert_eq!(list.only(Protocol::Udp).verdict(&unix("/run/app/b")), Verdict::Refused);
     }
 
     #[test]

@@ -2,16 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::io;
-use std::mem::MaybeUninit;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tracing::debug;
 
@@ -21,7 +17,7 @@ use super::dial::{DialParams, dial};
 use super::net::{Net, System};
 use super::pool::{Freshness, Pool, PoolParams};
 use crate::runtime::clock;
-use crate::runtime::edge::{Counter, End, Flow, StreamEnd, Traffic, relay};
+use crate::runtime::edge::{Counter, End, Flow, Peeked, Socket, StreamEnd, Traffic, relay};
 use crate::runtime::stream::{IncomingStream, StreamError};
 use crate::wire::code::Code;
 use crate::wire::target::Target;
@@ -34,7 +30,7 @@ pub struct Connector<N = System> {
     allow: AllowList,
     params: DialParams,
     /// Connections made ahead. They belong to this connector, as what it permits may be closed to another.
-    ready: RefCell<Pool<TcpStream>>,
+    ready: RefCell<Pool<Socket>>,
     /// Whether somebody looks after them.
     tended: Cell<bool>,
     breaker: RefCell<Breaker>,
@@ -86,7 +82,7 @@ impl Connector {
     }
 }
 
-impl<N: Net<Socket = TcpStream>> Connector<N> {
+impl<N: Net<Socket = Socket>> Connector<N> {
     /// A connector with a resolver and connections of the caller's.
     pub fn with_net(net: N, allow: AllowList, params: DialParams, counters: Arc<Counters>) -> Self {
         let ready = RefCell::new(Pool::new(PoolParams { size: 0, targets: 0, idle: Duration::ZERO }));
@@ -125,7 +121,7 @@ impl<N: Net<Socket = TcpStream>> Connector<N> {
     }
 
     /// Dials, unless the other side gives up first. Bytes that arrive meanwhile wait.
-    async fn connect<S: StreamEnd>(self: &Rc<Self>, target: Target, flow: &mut Flow<S>) -> Option<TcpStream>
+    async fn connect<S: StreamEnd>(self: &Rc<Self>, target: Target, flow: &mut Flow<S>) -> Option<Socket>
     where
         N: 'static,
     {
@@ -225,13 +221,11 @@ impl<N: Net<Socket = TcpStream>> Connector<N> {
     }
 }
 
-/// What a connection is that nobody has read from: a byte or an end would be there to be seen (MSG_PEEK).
-fn freshness(socket: &TcpStream) -> Freshness {
-    let mut byte = [MaybeUninit::uninit()];
-    match SockRef::from(socket).peek(&mut byte) {
-        Ok(0) => Freshness::Gone,
-        Ok(_) => Freshness::Spoken,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Freshness::Fresh,
-        Err(_) => Freshness::Gone,
+/// What a connection is that nobody has read from.
+fn freshness(socket: &Socket) -> Freshness {
+    match socket.peek() {
+        Peeked::Nothing => Freshness::Fresh,
+        Peeked::Bytes => Freshness::Spoken,
+        Peeked::End => Freshness::Gone,
     }
 }

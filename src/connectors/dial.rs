@@ -63,6 +63,13 @@ pub async fn dial<N: Net>(
             });
         }
         let found = match target {
+            Target::Unix(path) => {
+                resolved = true;
+                return net.connect_path(path).await.map_err(|error| StreamError {
+                    code: code_of(&error),
+                    reason: format!("connecting to {target}: {error}"),
+                });
+            }
             Target::Ip(addr) => vec![*addr],
             Target::Name(name, port) => net.resolve(name, *port).await.map_err(|error| StreamError {
                 code: if error.raw_os_error().is_some() { code_of(&error) } else { Code::NameUnknown },

@@ -4,11 +4,14 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
+use crate::runtime::edge::Socket;
 use crate::transport::sockopt;
 use crate::transport::via::{self, Via};
 use crate::wire::code::Code;
@@ -17,6 +20,9 @@ use crate::wire::target::Target;
 /// Lookups that one connector has under way at most. Each holds a thread until the system's resolver gives up, which
 /// may be long after nobody wants its answer.
 const LOOKUPS: usize = 64;
+
+/// Wait before a unix socket whose queue was full is tried again: such a `connect` does not wait (unix(7), EAGAIN).
+const QUEUE_FULL: Duration = Duration::from_millis(10);
 
 /// What dialling needs of the outside: the system, or a test.
 pub trait Net {
@@ -39,6 +45,12 @@ pub trait Net {
         let _ = (name, port);
         std::future::ready(Err(io::ErrorKind::Unsupported.into()))
     }
+
+    /// Connects to a unix socket of this host.
+    fn connect_path(&self, path: &str) -> impl Future<Output = io::Result<Self::Socket>> {
+        let _ = path;
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
 }
 
 /// The system's resolver (as `getaddrinfo` answers, so /etc/hosts and RFC 6724 order are its own) and TCP.
@@ -54,11 +66,11 @@ impl System {
         Self { via, ..Self::default() }
     }
 
-    async fn connect_via(&self, via: &Via, target: &Target) -> io::Result<TcpStream> {
+    async fn connect_via(&self, via: &Via, target: &Target) -> io::Result<Socket> {
         let mut socket = TcpStream::connect((via.host.as_str(), via.port)).await?;
         sockopt::tune_local(&socket)?;
         via::open(via, &mut socket, target).await?;
-        Ok(socket)
+        Ok(socket.into())
     }
 }
 
@@ -69,7 +81,7 @@ impl Default for System {
 }
 
 impl Net for System {
-    type Socket = TcpStream;
+    type Socket = Socket;
 
     async fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let place = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
@@ -83,23 +95,33 @@ impl Net for System {
     }
 
     /// Without Nagle's delay: what arrives from the tunnel has waited long enough.
-    async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect(&self, addr: SocketAddr) -> io::Result<Socket> {
         if let Some(via) = &self.via {
             return self.connect_via(via, &Target::Ip(addr)).await;
         }
         let socket = TcpStream::connect(addr).await?;
         sockopt::tune_local(&socket)?;
-        Ok(socket)
+        Ok(socket.into())
     }
 
     fn takes_names(&self) -> bool {
         self.via.is_some()
     }
 
-    async fn connect_name(&self, name: &str, port: u16) -> io::Result<TcpStream> {
+    async fn connect_name(&self, name: &str, port: u16) -> io::Result<Socket> {
         match &self.via {
             Some(via) => self.connect_via(via, &Target::Name(name.to_owned(), port)).await,
             None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Never through a proxy, which has other files.
+    async fn connect_path(&self, path: &str) -> io::Result<Socket> {
+        loop {
+            match UnixStream::connect(path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(QUEUE_FULL).await,
+                other => return other.map(Socket::from),
+            }
         }
     }
 }
@@ -112,6 +134,8 @@ pub fn code_of(error: &io::Error) -> Code {
         Some(libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => Code::NetworkUnreachable,
         Some(libc::ETIMEDOUT) => Code::TimedOut,
         Some(libc::EACCES | libc::EPERM) => Code::NotAllowed,
+        // Of a unix socket: nobody listens there.
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ENOTSOCK) => Code::Refused,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN) => Code::Limit,
         Some(_) => Code::Other,
         None => match error.kind() {
@@ -146,6 +170,7 @@ mod tests {
             (libc::EPERM, Code::NotAllowed),
             (libc::EMFILE, Code::Limit),
             (libc::EAGAIN, Code::Limit),
+            (libc::ENOENT, Code::Refused),
             (libc::EINVAL, Code::Other),
         ] {
             let error = io::Error::from_raw_os_error(errno);
@@ -160,7 +185,7 @@ mod tests {
         let net = System::default();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
-        assert!(net.connect(addr).await.unwrap().nodelay().unwrap());
+        assert!(socket2::SockRef::from(&net.connect(addr).await.unwrap()).tcp_nodelay().unwrap());
         drop(listener);
         assert_eq!(code_of(&net.connect(addr).await.unwrap_err()), Code::Refused);
     }

@@ -19,8 +19,8 @@ use super::allow::{AllowList, HostRule, IpNet, PortRule, Rule};
 use super::connector::{Connector, Counters};
 use super::dial::{DialParams, dial};
 use super::net::Net;
-use crate::runtime::edge::StreamEnd;
 use crate::runtime::edge::double;
+use crate::runtime::edge::{Socket, StreamEnd};
 use crate::runtime::stream::StreamError;
 use crate::wire::code::Code;
 use crate::wire::target::Target;
@@ -262,15 +262,15 @@ struct Gate {
 }
 
 impl Net for Gate {
-    type Socket = TcpStream;
+    type Socket = Socket;
 
     async fn resolve(&self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
         Ok(vec![self.to])
     }
 
-    async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect(&self, addr: SocketAddr) -> io::Result<Socket> {
         self.open.notified().await;
-        TcpStream::connect(addr).await
+        TcpStream::connect(addr).await.map(Socket::from)
     }
 }
 

@@ -190,6 +190,8 @@ impl<N: Net + 'static> Dialler<N> {
                 debug!(%target, "datagrams not allowed");
                 insert(State::Refused(Code::NotAllowed, now + REFUSED));
             }
+            // No rule for datagrams permits one.
+            (_, Target::Unix(_)) => insert(State::Refused(Code::NotAllowed, now + REFUSED)),
             (_, Target::Ip(remote)) => {
                 insert(State::Resolving(Vec::new()));
                 self.settle(session, id, Ok(dialled(*remote)), now);

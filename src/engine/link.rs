@@ -54,6 +54,8 @@ pub(super) struct Link {
     pub(super) condemned: bool,
     pub(super) said_close: bool,
     pub(super) up_since: Instant,
+    /// When something was given to it last.
+    pub(super) last_tx: Instant,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
 }
@@ -92,6 +94,7 @@ impl Link {
             condemned: false,
             said_close: false,
             up_since: now,
+            last_tx: now,
             bytes_sent: 0,
             bytes_received: 0,
         }

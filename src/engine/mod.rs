@@ -245,6 +245,19 @@ impl Engine {
         }
     }
 
+    /// How long nothing has passed a link in either direction.
+    pub fn quiet(&self, id: LinkId, now: Instant) -> Duration {
+        let since = self.links.get(&id).map(|link| link.live.last_rx().max(link.last_tx));
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// A link is pinged after so long without a need for it, from here on.
+    pub fn set_ping_interval(&mut self, id: LinkId, interval: Duration, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.live.set_ping_interval(interval, now);
+        }
+    }
+
     /// Takes no new streams any more, and tells the peer.
     pub fn drain(&mut self) {
         self.session.drain();
@@ -508,6 +521,9 @@ impl Engine {
         let sent = batch.len() - start;
         if let Some(link) = self.links.get_mut(&id) {
             link.bytes_sent += sent as u64;
+            if sent > 0 {
+                link.last_tx = now;
+            }
         }
         self.charge(id, sent, now);
         self.settle(now);

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::Counters;
-use crate::transport::sockopt;
+use crate::runtime::edge::Socket;
 
 /// First wait after an error of the host (no descriptors, no memory); doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -19,16 +19,40 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A source of connections: a bound listener, or a test.
 pub trait Accept {
-    /// The next connection.
+    /// The next connection, and who made it, as far as that has an address.
     ///
     /// # Errors
     /// This one failed; the next may not.
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>>;
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>>;
 }
 
 impl Accept for TcpListener {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        Self::poll_accept(self, cx)
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
+        Self::poll_accept(self, cx).map_ok(|(socket, from)| (socket.into(), Some(from)))
+    }
+}
+
+impl Accept for UnixListener {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
+        Self::poll_accept(self, cx).map_ok(|(socket, _)| (socket.into(), None))
+    }
+}
+
+/// A bound listener of either kind.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+impl Accept for Listener {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
+        match self {
+            Self::Tcp(listener) => Accept::poll_accept(listener, cx),
+            Self::Unix(listener) => Accept::poll_accept(listener, cx),
+        }
     }
 }
 
@@ -37,7 +61,7 @@ impl Accept for TcpListener {
 pub(super) async fn accept_each<A: Accept>(
     mut listener: A,
     counters: &Counters,
-    mut take: impl FnMut(TcpStream, SocketAddr),
+    mut take: impl FnMut(Socket, Option<SocketAddr>),
 ) -> ! {
     let mut backoff = BACKOFF_MIN;
     loop {
@@ -49,7 +73,7 @@ pub(super) async fn accept_each<A: Accept>(
                 }
                 counters.accepted.inc();
                 // Fails only when the connection is gone already; its first read tells.
-                let _ = sockopt::tune_local(&socket);
+                let _ = socket.tune();
                 take(socket, from);
             }
             Err(error) if concerns_one_connection(&error) => {
@@ -96,6 +120,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::net::Ipv4Addr;
 
+    use socket2::SockRef;
     use tokio::time::Instant;
 
     use super::*;
@@ -104,7 +129,7 @@ mod tests {
     struct Failing(VecDeque<i32>, TcpListener);
 
     impl Accept for Failing {
-        fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
             match self.0.pop_front() {
                 Some(errno) => Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
                 None => Accept::poll_accept(&mut self.1, cx),
@@ -120,7 +145,7 @@ mod tests {
         let (taken, time) = tokio::sync::oneshot::channel();
         let mut taken = Some(taken);
         let accepting = accept_each(Failing(errors.iter().copied().collect(), listener), &counters, |socket, _| {
-            assert!(socket.nodelay().unwrap());
+            assert!(SockRef::from(&socket).tcp_nodelay().unwrap());
             taken.take().unwrap().send(start.elapsed()).unwrap();
         });
         let time = tokio::select! {

@@ -13,14 +13,13 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::Counters;
 use super::udp::{Back, Hub, NewFlow, Origin};
 use crate::ids::FlowId;
-use crate::runtime::edge::UdpPort;
 use crate::runtime::edge::udp::{Received, bind};
+use crate::runtime::edge::{Socket, UdpPort};
 use crate::wire::frame::Class;
 use crate::wire::socks5::DatagramHead;
 use crate::wire::target::Target;
@@ -48,15 +47,17 @@ impl Association {
     /// A port beside the one that `socket` is connected to. `from` is where the client says that it will send from.
     ///
     /// # Errors
-    /// There is no port.
+    /// There is no port, or the client has no address.
     pub(super) fn new(
-        socket: &TcpStream,
+        socket: &Socket,
         from: &Target,
         hub: &Rc<Hub>,
         class: Class,
         counters: &Arc<Counters>,
     ) -> io::Result<Self> {
-        let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
+        let ends = socket.local_addr().zip(socket.peer_addr());
+        // A client of a unix socket has no address that datagrams could come from.
+        let Some((local, peer)) = ends else { return Err(io::ErrorKind::Unsupported.into()) };
         let port = UdpPort::new(bind(SocketAddr::new(local.ip(), 0))?)?;
         let inside = Inside {
             port,
@@ -74,7 +75,7 @@ impl Association {
     }
 
     /// Relays until `control` ends. What comes on it is of no meaning and is dropped.
-    pub(super) async fn run(self, control: &mut TcpStream) {
+    pub(super) async fn run(self, control: &mut Socket) {
         let mut received = Vec::new();
         let mut batch = Vec::new();
         loop {

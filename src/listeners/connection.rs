@@ -1,13 +1,12 @@
 //! What every listener does with a connection whose stream is open, or could not be opened.
 
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::{Counters, Unopened};
-use crate::runtime::edge::{End, Flow, StreamEnd, relay};
+use crate::runtime::edge::{End, Flow, Socket, StreamEnd, relay};
 
 /// Carries a connection to its end, and counts it.
-pub(super) async fn carry<S: StreamEnd>(socket: &mut TcpStream, flow: &mut Flow<S>, counters: &Counters) {
+pub(super) async fn carry<S: StreamEnd>(socket: &mut Socket, flow: &mut Flow<S>, counters: &Counters) {
     let end = relay(socket, flow, &counters.traffic).await;
     counters.ended(&end);
     match end {

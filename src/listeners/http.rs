@@ -2,12 +2,12 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::Unopened;
 use super::socks5::{Manner, Unclear, Wish};
 use super::users::Users;
+use crate::runtime::edge::Socket;
 use crate::wire::code::Code;
 use crate::wire::http_proxy::{Asked, HEAD_MAX, ProxyError, ProxyRequest};
 
@@ -15,7 +15,7 @@ use crate::wire::http_proxy::{Asked, HEAD_MAX, ProxyError, ProxyRequest};
 pub(super) const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// Reads the first request. Bytes beyond its head are left in `input`.
-pub(super) async fn negotiate(socket: &mut TcpStream, input: &mut BytesMut, users: &Users) -> Result<Wish, Unclear> {
+pub(super) async fn negotiate(socket: &mut Socket, input: &mut BytesMut, users: &Users) -> Result<Wish, Unclear> {
     let request = loop {
         let mut rest = &input[..];
         match ProxyRequest::take(&mut rest) {

@@ -12,8 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tracing::{Instrument, debug, debug_span};
@@ -24,7 +23,7 @@ use super::connection::{carry, unopened};
 use super::udp::Hub;
 use super::users::Users;
 use super::{Counters, Opener, Unopened, http};
-use crate::runtime::edge::{Flow, StreamEnd, relay};
+use crate::runtime::edge::{Flow, Peeked, Socket, StreamEnd, relay};
 use crate::runtime::stream::StreamError;
 use crate::wire::code::Code;
 use crate::wire::frame::Class;
@@ -84,13 +83,13 @@ where
     let proxy = Rc::new(proxy);
     accept_each(listener, &counters, |socket, from| {
         let Some(place) = Place::take(&negotiating, proxy.limits.clients) else {
-            debug!(%from, "connection refused: too many clients are negotiating");
+            debug!(?from, "connection refused: too many clients are negotiating");
             counters.limited.inc();
-            relay::reset(&socket);
+            socket.set_reset();
             return;
         };
         let client = Client { opener: opener.clone(), proxy: Rc::clone(&proxy), counters: Arc::clone(&counters) };
-        spawn_local(client.serve(socket, place).instrument(debug_span!("proxy", %from)));
+        spawn_local(client.serve(socket, place).instrument(debug_span!("proxy", ?from)));
     })
     .await
 }
@@ -172,7 +171,7 @@ struct Client<O> {
 }
 
 impl<O: Opener> Client<O> {
-    async fn serve(self, mut socket: TcpStream, place: Place) {
+    async fn serve(self, mut socket: Socket, place: Place) {
         // Boxed, so that an open connection keeps no room for the dialogue that led to it.
         let dialogue = Box::pin(self.dialogue(&mut socket, place)).await;
         if let Some(mut flow) = dialogue {
@@ -181,7 +180,7 @@ impl<O: Opener> Client<O> {
     }
 
     /// From the first byte to the answer; `None` when the client was turned away, or wanted no stream.
-    async fn dialogue(&self, socket: &mut TcpStream, place: Place) -> Option<Flow<O::Stream>> {
+    async fn dialogue(&self, socket: &mut Socket, place: Place) -> Option<Flow<O::Stream>> {
         let mut input = BytesMut::with_capacity(INPUT_MAX);
         let asked = timeout(self.proxy.limits.negotiation, negotiate(socket, &mut input, &self.proxy.users)).await;
         let wish = match asked.unwrap_or(Err(Unclear::Silence)) {
@@ -190,7 +189,7 @@ impl<O: Opener> Client<O> {
                 self.counters.unclear.inc();
                 match unclear {
                     Unclear::Answer(answer) => refuse(socket, &answer).await,
-                    Unclear::Silence => relay::reset(socket),
+                    Unclear::Silence => socket.set_reset(),
                 }
                 return None;
             }
@@ -229,7 +228,7 @@ impl<O: Opener> Client<O> {
     }
 
     /// Relays datagrams for as long as the client's connection lives.
-    async fn associate(&self, socket: &mut TcpStream, from: &Target) {
+    async fn associate(&self, socket: &mut Socket, from: &Target) {
         let made = match &self.proxy.hub {
             Some(hub) => Association::new(socket, from, hub, self.proxy.class, &self.counters),
             None => Err(io::ErrorKind::Unsupported.into()),
@@ -253,18 +252,17 @@ impl<O: Opener> Client<O> {
     }
 
     /// Opens a stream and waits for the far end to connect it, or for the client to lose interest.
-    async fn open(&self, socket: &mut TcpStream, target: Target) -> Result<O::Stream, Unserved> {
+    async fn open(&self, socket: &mut Socket, target: Target) -> Result<O::Stream, Unserved> {
         let mut stream = self.opener.open(target, self.proxy.class).map_err(Unserved::Unopened)?;
         let mut silent = true;
         let opened = poll_fn(|cx| {
             if let Poll::Ready(opened) = stream.poll_opened(cx) {
                 return Poll::Ready(Some(opened));
             }
-            let mut byte = [0];
-            if silent && let Poll::Ready(peeked) = socket.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            if silent && let Poll::Ready(peeked) = socket.poll_peek(cx) {
                 // Payload ahead of the answer stays in the socket, and hides whether the client is still there.
                 silent = false;
-                if !matches!(peeked, Ok(1..)) {
+                if peeked == Peeked::End {
                     return Poll::Ready(None);
                 }
             }
@@ -300,7 +298,7 @@ const INPUT_MAX: usize = 2 * MESSAGE_MAX;
 const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Which protocol a client speaks shows in its first byte: SOCKS5 begins with 5, HTTP with a letter.
-async fn negotiate(socket: &mut TcpStream, input: &mut BytesMut, users: &Users) -> Result<Wish, Unclear> {
+async fn negotiate(socket: &mut Socket, input: &mut BytesMut, users: &Users) -> Result<Wish, Unclear> {
     while input.is_empty() {
         if !matches!(socket.read_buf(input).await, Ok(1..)) {
             return Err(Unclear::Silence);
@@ -356,7 +354,7 @@ async fn negotiate(socket: &mut TcpStream, input: &mut BytesMut, users: &Users) 
 
 /// Reads until `take` has its message, or never will.
 async fn message<T>(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     input: &mut BytesMut,
     take: impl Fn(&mut &[u8]) -> Result<T, Socks5Error>,
 ) -> Result<Result<T, Socks5Error>, Unclear> {
@@ -381,14 +379,14 @@ async fn message<T>(
 }
 
 /// Answers a request that is not served, and closes.
-async fn refuse(socket: &mut TcpStream, answer: &[u8]) {
+async fn refuse(socket: &mut Socket, answer: &[u8]) {
     if socket.write_all(answer).await.is_ok() {
         finish(socket).await;
     }
 }
 
 /// Ends a connection whose last words are to be read.
-async fn finish(socket: &mut TcpStream) {
+async fn finish(socket: &mut Socket) {
     if socket.shutdown().await.is_ok() {
         relay::linger(socket).await;
     }

@@ -15,7 +15,7 @@ use crate::wire::batch::Batch;
 use crate::wire::frame::Frame;
 
 use super::clock;
-use super::shell::{LinkEnd, Shell};
+use super::shell::Shell;
 
 /// A goodbye may take this long.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -52,9 +52,9 @@ impl Sender {
                     let heard = tokio::time::timeout(CLOSE_DEADLINE, goodbye).await;
                     tracing::debug!(link = %self.id, ?heard, "goodbye");
                 }
-                LinkEnd::Closed(reason)
+                Ok(reason)
             }
-            Err(error) => LinkEnd::Failed(error.to_string()),
+            Err(error) => Err(error.to_string()),
         };
         self.shell.detach(self.id, end);
     }
@@ -123,7 +123,7 @@ struct Receiver {
 impl Receiver {
     async fn run(mut self) {
         let error = poll_fn(|cx| self.poll_receive(cx)).await;
-        self.shell.detach(self.id, LinkEnd::Failed(error));
+        self.shell.detach(self.id, Err(error));
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<String> {
@@ -134,6 +134,10 @@ impl Receiver {
                 Poll::Ready(Ok(())) => None,
                 Poll::Ready(Err(error)) => Some(error.to_string()),
             };
+            if let (Some(fault), true) = (&fault, self.frames.is_empty()) {
+                // An end is no sign of life.
+                return Poll::Ready(fault.clone());
+            }
             let now = clock::now();
             let bytes = self.frames.iter().map(size).sum();
             let mut core = self.shell.core.borrow_mut();

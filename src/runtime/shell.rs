@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -46,7 +46,12 @@ pub enum LinkEnd {
     /// The engine asked for it.
     Closed(CloseReason),
     /// Transport or protocol error.
-    Failed(String),
+    Failed {
+        /// What went wrong.
+        error: String,
+        /// How long nothing had passed it in either direction.
+        quiet: Duration,
+    },
 }
 
 /// How a session ended.
@@ -180,13 +185,19 @@ impl Shell {
     }
 
     /// A link's task has ended; called once per link.
-    pub(super) fn detach(&self, id: LinkId, end: LinkEnd) {
+    pub(super) fn detach(&self, id: LinkId, end: Result<CloseReason, String>) {
         let now = clock::now();
         let mut core = self.core.borrow_mut();
         let Some(mut slot) = core.links.remove(&id) else { return };
+        let end = match end {
+            Ok(reason) => LinkEnd::Closed(reason),
+            Err(error) => LinkEnd::Failed { error, quiet: core.engine.quiet(id, now) },
+        };
         match &end {
             LinkEnd::Closed(reason) => tracing::info!(session = %self.id.get(), link = %id, ?reason, "link closed"),
-            LinkEnd::Failed(error) => tracing::info!(session = %self.id.get(), link = %id, error, "link lost"),
+            LinkEnd::Failed { error, quiet } => {
+                tracing::info!(session = %self.id.get(), link = %id, error, ?quiet, "link lost");
+            }
         }
         for task in slot.tasks.drain(..) {
             task.abort();
@@ -260,6 +271,11 @@ impl Shell {
     /// Links that are up.
     pub fn link_count(&self) -> usize {
         self.core.borrow().engine.link_count()
+    }
+
+    /// Has an idle link pinged so often.
+    pub fn set_ping_interval(&self, id: LinkId, interval: Duration) {
+        self.with(|engine, now| engine.set_ping_interval(id, interval, now));
     }
 
     /// Starts to empty a link; it closes when done.

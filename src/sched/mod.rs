@@ -151,7 +151,12 @@ impl Drr {
         if flow.place == Place::New {
             flow.place = Place::Old;
             let marked = std::mem::replace(&mut flow.marked, true);
-            self.new.retain(|other| *other != id);
+            // The flow whose turn it was is the first of its list.
+            if self.new.front() == Some(&id) {
+                self.new.pop_front();
+            } else {
+                self.new.retain(|other| *other != id);
+            }
             if !marked {
                 self.old.push_back(id);
             }

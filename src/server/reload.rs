@@ -20,7 +20,7 @@ use super::accept;
 use super::hub::Hub;
 
 /// What a running server takes over. Of a `[[listen]]` the certificate only, which is compared by itself.
-const LIVE: &[&str] = &["peer", "forward", "socks5", "log.level", "performance.max_streams"];
+const LIVE: &[&str] = &["peer", "forward", "socks5", "transparent", "log.level", "performance.max_streams"];
 /// Keys of a `[[listen]]` that are compared by themselves.
 const CERTIFICATE_KEYS: &[&str] = &["certificate", "private_key"];
 
@@ -182,7 +182,7 @@ fn keep_networks(old: &config::Server, next: &mut config::Server) -> Vec<String>
 
 /// Gathers the listeners of each peer.
 pub(super) fn edges(peers: &[Peer], sockets: &mut Gathering<'_>) -> anyhow::Result<Vec<Edges>> {
-    peers.iter().map(|peer| Edges::bind(&peer.forwards, &peer.socks5, sockets)).collect()
+    peers.iter().map(|peer| Edges::bind(&peer.forwards, &peer.socks5, &peer.transparent, sockets)).collect()
 }
 
 /// What is different about a peer, a sentence each. Keys are compared, never shown.
@@ -194,6 +194,7 @@ fn differences(old: &Peer, new: &Peer) -> Vec<String> {
         (old.psk != new.psk, "psk_file (for links to come)"),
         (old.forwards != new.forwards, "its [[forward]]"),
         (old.socks5 != new.socks5, "its [socks5]"),
+        (old.transparent != new.transparent, "its [[transparent]]"),
     ];
     let changed = differs.into_iter().filter(|(differs, _)| *differs);
     changed.map(|(_, what)| format!("peer {}: {what}", new.name)).collect()

@@ -199,6 +199,9 @@ impl Worker {
         if peer.config.borrow().max_streams != config.max_streams {
             peer.sessions.borrow().values().for_each(|shell| shell.set_max_streams(config.max_streams as usize));
         }
+        if peer.config.borrow().max_rate != config.max_rate {
+            peer.sessions.borrow().values().for_each(|shell| shell.set_max_rate(config.max_rate));
+        }
         peer.config.replace(config);
         peer.serving.borrow_mut().replace(edges, &peer.slot, &peer.hub)
     }

@@ -157,6 +157,17 @@ impl Liveness {
         Some((id, self.clock_us(now)))
     }
 
+    /// An idle link is pinged so often from here on.
+    pub fn set_ping_interval(&mut self, interval: Duration, now: Instant) {
+        self.params.ping_interval = interval;
+        self.next_ping = self.next_ping.min(now + interval);
+    }
+
+    /// Since when nothing has arrived.
+    pub fn last_rx(&self) -> Instant {
+        self.last_rx
+    }
+
     /// Whether [`Self::poll_ping`] has one.
     pub fn wants_ping(&self, now: Instant) -> bool {
         self.ping_due || self.next_ping <= now
@@ -409,6 +420,17 @@ mod tests {
             }
         }
         assert!((20..=28).contains(&pings), "{pings} pings in ten minutes");
+    }
+
+    #[test]
+    fn another_interval_holds_from_the_next_ping_on() {
+        let (mut live, start) = settled(100 * MS);
+        live.set_ping_interval(Duration::from_secs(2), start);
+        let now = live.poll_timeout();
+        assert!(now <= start + Duration::from_secs(2));
+        live.handle_timeout(now);
+        assert!(live.poll_ping(now).is_some());
+        assert!(live.next_ping > now + Duration::from_secs(1) && live.next_ping <= now + Duration::from_secs(2));
     }
 
     #[test]

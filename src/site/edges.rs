@@ -2,7 +2,9 @@
 //! the other site asks for.
 
 use std::cell::RefCell;
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,11 +12,14 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{AbortHandle, spawn_local};
 
-use crate::config::{Exit, Forward, Protocols, Socks5, Udp};
+use crate::config::{Exit, Forward, Local, Protocols, Socks5, Transparent, Udp};
 use crate::connectors::{self, AllowList, Connector, DialParams, Dialler, System, allow};
 use crate::ids::Side;
+use crate::listeners::accept::Listener;
 use crate::listeners::socks5::{Limits, Proxy};
+use crate::listeners::transparent::Mode;
 use crate::listeners::{self, Counters, Hub, SessionSlot};
+use crate::runtime::edge::transparent::{self, TransparentPort};
 use crate::runtime::edge::{FlowParams, UdpPort, udp};
 use crate::runtime::shell::{DatagramSink, Shell};
 use crate::runtime::stream::{IncomingStream, SessionRef};
@@ -25,7 +30,7 @@ use super::sockets::Gathering;
 
 /// Connections that the kernel holds for us: a browser, or two thousand clients at once, must not be turned away
 /// because we were busy for a moment.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Bound listeners, not yet served.
 #[derive(Debug)]
@@ -35,9 +40,25 @@ pub struct Edges {
 
 #[derive(Debug)]
 struct Bound {
-    listen: SocketAddr,
-    tcp: Option<TcpListener>,
+    listen: Local,
+    streams: Option<Listening>,
     udp: Option<UdpSocket>,
+}
+
+/// What connections come from. May be given to another thread, which then serves it.
+#[derive(Debug)]
+enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    fn serve(self) -> io::Result<Listener> {
+        Ok(match self {
+            Self::Tcp(listener) => Listener::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Self::Unix(listener) => Listener::Unix(tokio::net::UnixListener::from_std(listener)?),
+        })
+    }
 }
 
 /// What is done with the connections and datagrams of a listener.
@@ -45,15 +66,16 @@ struct Bound {
 enum Rule {
     Forward(Forward),
     Socks5(Socks5),
+    Transparent(Transparent),
 }
 
 /// A listener that is served.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// `forward`, `udp` or `socks5`.
+    /// `forward`, `udp`, `socks5`, `transparent` or `transparent-udp`.
     pub kind: &'static str,
     /// Where it listens.
-    pub listen: SocketAddr,
+    pub listen: Local,
     /// What the other site dials; none for SOCKS5.
     pub target: Option<String>,
     /// What happened.
@@ -69,7 +91,7 @@ pub struct Serving {
 
 #[derive(Debug)]
 struct Entry {
-    listen: SocketAddr,
+    listen: Local,
     rule: Rule,
     served: Vec<Served>,
     tasks: Vec<AbortHandle>,
@@ -80,22 +102,33 @@ impl Edges {
     ///
     /// # Errors
     /// Names the address that cannot be bound.
-    pub fn bind(forwards: &[Forward], socks5: &[Socks5], sockets: &mut Gathering<'_>) -> anyhow::Result<Self> {
+    pub fn bind(
+        forwards: &[Forward],
+        socks5: &[Socks5],
+        transparent: &[Transparent],
+        sockets: &mut Gathering<'_>,
+    ) -> anyhow::Result<Self> {
         let mut entries = Vec::new();
         for forward in forwards {
-            entries.push((bind_forward(forward, sockets)?, Rule::Forward(forward.clone())));
+            entries.push((bind_one(&forward.listen, forward.protocols, sockets)?, Rule::Forward(forward.clone())));
         }
         for proxy in socks5 {
-            let tcp = sockets.tcp(proxy.listen)?;
-            let bound = Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: None };
-            entries.push((bound, Rule::Socks5(proxy.clone())));
+            entries.push((bind_one(&proxy.listen, Protocols::Tcp, sockets)?, Rule::Socks5(proxy.clone())));
+        }
+        for one in transparent {
+            let bound = bind_one(&one.listen.into(), one.protocols, sockets)?;
+            if let (Mode::Tproxy, Some(Listening::Tcp(listener))) = (one.mode, &bound.streams) {
+                let allowed = transparent::allow_foreign(listener, one.listen.is_ipv6());
+                allowed.with_context(|| format!("cannot listen on {} for tproxy", one.listen))?;
+            }
+            entries.push((bound, Rule::Transparent(one.clone())));
         }
         Ok(Self { entries })
     }
 
-    /// Where they listen: forwards in their order, then proxies.
+    /// Where they listen, but for unix sockets: forwards in their order, then proxies.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.entries.iter().map(|(bound, _)| bound.listen).collect()
+        self.entries.iter().filter_map(|(bound, _)| bound.listen.ip()).collect()
     }
 }
 
@@ -133,7 +166,7 @@ impl Serving {
 }
 
 fn start(bound: Bound, rule: Rule, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow::Result<Entry> {
-    let Bound { listen, tcp, udp } = bound;
+    let Bound { listen, streams, udp } = bound;
     let (mut served, mut tasks) = (Vec::new(), Vec::new());
     match &rule {
         Rule::Forward(forward) => {
@@ -144,53 +177,77 @@ fn start(bound: Bound, rule: Rule, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow:
                 tell: forward.tell,
                 proxies: forward.proxies.clone(),
             };
-            if let Some(listener) = tcp {
+            if let Some(listener) = streams {
                 let counters = Arc::new(Counters::default());
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                let serving = listeners::tcp::serve(listener, carried.clone(), slot.clone(), Arc::clone(&counters));
+                let serving =
+                    listeners::tcp::serve(listener.serve()?, carried.clone(), slot.clone(), Arc::clone(&counters));
                 tasks.push(spawn_local(serving).abort_handle());
-                served.push(Served { kind: "forward", listen, target: target.clone(), counters });
+                served.push(Served { kind: "forward", listen: listen.clone(), target: target.clone(), counters });
             }
             if let Some(socket) = udp {
                 let counters = Arc::new(Counters::default());
                 let port = UdpPort::new(socket)?;
                 let serving = listeners::udp::forward::serve(port, carried, Rc::clone(hub), Arc::clone(&counters));
                 tasks.push(spawn_local(serving).abort_handle());
-                served.push(Served { kind: "udp", listen, target, counters });
+                served.push(Served { kind: "udp", listen: listen.clone(), target, counters });
             }
         }
         Rule::Socks5(socks5) => {
-            if let Some(listener) = tcp {
+            if let Some(listener) = streams {
                 let counters = Arc::new(Counters::default());
-                let listener = tokio::net::TcpListener::from_std(listener)?;
                 let proxy = Proxy {
                     class: Class::BestEffort,
                     limits: Limits::default(),
                     users: socks5.users.clone(),
                     hub: Some(Rc::clone(hub)),
                 };
-                let serving = listeners::socks5::serve(listener, proxy, slot.clone(), Arc::clone(&counters));
+                let serving = listeners::socks5::serve(listener.serve()?, proxy, slot.clone(), Arc::clone(&counters));
                 tasks.push(spawn_local(serving).abort_handle());
-                served.push(Served { kind: "socks5", listen, target: None, counters });
+                served.push(Served { kind: "socks5", listen: listen.clone(), target: None, counters });
+            }
+        }
+        Rule::Transparent(rule) => {
+            let own = listen.ip().unwrap_or(rule.listen);
+            if let Some(listener) = streams {
+                let counters = Arc::new(Counters::default());
+                let (listener, slot, counted) = (listener.serve()?, slot.clone(), Arc::clone(&counters));
+                let serving = listeners::transparent::serve(listener, own, rule.mode, rule.class, slot, counted);
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "transparent", listen: listen.clone(), target: None, counters });
+            }
+            if let Some(socket) = udp {
+                let counters = Arc::new(Counters::default());
+                let port = TransparentPort::new(socket).with_context(|| format!("tproxy on {listen}"))?;
+                let (hub, counted) = (Rc::clone(hub), Arc::clone(&counters));
+                let serving = listeners::transparent::serve_datagrams(port, rule.class, hub, counted);
+                tasks.push(spawn_local(serving).abort_handle());
+                served.push(Served { kind: "transparent-udp", listen: listen.clone(), target: None, counters });
             }
         }
     }
     Ok(Entry { listen, rule, served, tasks })
 }
 
-fn bind_forward(forward: &Forward, sockets: &mut Gathering<'_>) -> anyhow::Result<Bound> {
-    match forward.protocols {
+fn bind_one(listen: &Local, protocols: Protocols, sockets: &mut Gathering<'_>) -> anyhow::Result<Bound> {
+    let address = match listen {
+        Local::Ip(address) => *address,
+        Local::Unix(file) => {
+            let streams = Some(Listening::Unix(sockets.unix(file)?));
+            return Ok(Bound { listen: listen.clone(), streams, udp: None });
+        }
+    };
+    match protocols {
         Protocols::Tcp => {
-            let tcp = sockets.tcp(forward.listen)?;
-            Ok(Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: None })
+            let tcp = sockets.tcp(address)?;
+            Ok(Bound { listen: tcp.local_addr()?.into(), streams: Some(Listening::Tcp(tcp)), udp: None })
         }
         Protocols::Udp => {
-            let udp = sockets.udp(forward.listen)?;
-            Ok(Bound { listen: udp.local_addr()?, tcp: None, udp: Some(udp) })
+            let udp = sockets.udp(address)?;
+            Ok(Bound { listen: udp.local_addr()?.into(), streams: None, udp: Some(udp) })
         }
         Protocols::Both => {
-            let (tcp, udp) = sockets.both(forward.listen)?;
-            Ok(Bound { listen: tcp.local_addr()?, tcp: Some(tcp), udp: Some(udp) })
+            let (tcp, udp) = sockets.both(address)?;
+            Ok(Bound { listen: tcp.local_addr()?.into(), streams: Some(Listening::Tcp(tcp)), udp: Some(udp) })
         }
     }
 }
@@ -206,7 +263,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        std::io::Result::Ok(socket.into())
+        io::Result::Ok(socket.into())
     };
     listen().with_context(|| format!("cannot listen on {address}"))
 }

@@ -43,7 +43,7 @@ pub fn drop_privileges(
     status: Option<&admin::Socket>,
 ) -> anyhow::Result<()> {
     let Some(name) = &process.user else { return Ok(()) };
-    let user = privileges::find(name)?;
+    let user = privileges::find(name).context("daemon.user")?;
     if let Some(socket) = status {
         socket.give_to(user.uid.as_raw()).context("cannot give the admin socket away")?;
     }

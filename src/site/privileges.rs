@@ -14,7 +14,7 @@ use crate::config::Image;
 /// devices, routes and crafted packets are needed only where they are asked for.
 pub fn needed(image: &Image) -> Vec<Capability> {
     let mut needed = vec![Capability::CAP_NET_BIND_SERVICE];
-    if image.has("tun") || image.says("raw://") {
+    if image.has("tun") || image.has("transparent") || image.says("raw://") {
         needed.extend([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
     }
     needed
@@ -63,7 +63,7 @@ pub fn find(name: &str) -> anyhow::Result<User> {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
         Err(_) => User::from_name(name),
     };
-    found.context("daemon.user")?.with_context(|| format!("daemon.user: there is no user \"{name}\""))
+    found?.with_context(|| format!("there is no user \"{name}\""))
 }
 
 #[cfg(test)]

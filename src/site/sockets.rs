@@ -10,13 +10,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::Context as _;
+use nix::unistd::{Gid, Group};
 
+use crate::config::SocketFile;
+use crate::runtime::edge::unix;
 use crate::transport::inherited::{self, Inherited};
 
-use super::edges;
+use super::{edges, privileges};
 
 /// A port that the system chose for TCP is tried for UDP so often.
 const BOTH_TRIES: usize = 16;
@@ -27,6 +32,7 @@ pub struct Sockets {
     /// By the address that was asked for and its number among those that asked for the same one (port 0).
     tcp: BTreeMap<(SocketAddr, usize), TcpListener>,
     udp: BTreeMap<(SocketAddr, usize), UdpSocket>,
+    unix: BTreeMap<PathBuf, unix::Listener>,
     inherited: Rc<Vec<Inherited>>,
 }
 
@@ -86,6 +92,25 @@ impl Gathering<'_> {
         self.udp_at(address, address)
     }
 
+    /// A unix socket: the one that is there already, with the rights that it is to have from here on, or a new one.
+    ///
+    /// # Errors
+    /// Names the path that cannot be listened on.
+    pub fn unix(&mut self, file: &SocketFile) -> anyhow::Result<UnixListener> {
+        let context = || format!("cannot listen on unix:{}", file.path.display());
+        let access = access(file).with_context(context)?;
+        let listener = match self.old.unix.get(&file.path) {
+            Some(held) => {
+                held.set_access(access).with_context(context)?;
+                held.clone()
+            }
+            None => unix::Listener::bind(&file.path, access, edges::BACKLOG).with_context(context)?,
+        };
+        let handle = listener.handle().with_context(context)?;
+        self.new.unix.insert(file.path.clone(), listener);
+        Ok(handle)
+    }
+
     /// A socket of each kind on the same port.
     ///
     /// # Errors
@@ -138,6 +163,28 @@ impl Gathering<'_> {
     pub fn finish(self) -> Sockets {
         self.new
     }
+}
+
+/// Who may connect to a unix socket, by number.
+///
+/// # Errors
+/// There is no such user or group.
+pub fn access(file: &SocketFile) -> anyhow::Result<unix::Access> {
+    let user = file.user.as_deref().map(privileges::find).transpose().context("socket_owner")?;
+    Ok(unix::Access {
+        mode: file.mode,
+        user: user.map(|user| user.uid.as_raw()),
+        group: file.group.as_deref().map(group).transpose().context("socket_owner")?,
+    })
+}
+
+fn group(name: &str) -> anyhow::Result<u32> {
+    let found = match name.parse() {
+        // A number stands for itself, be there a group of it or not.
+        Ok(number) => return Ok(Gid::from_raw(number).as_raw()),
+        Err(_) => Group::from_name(name)?,
+    };
+    Ok(found.with_context(|| format!("there is no group \"{name}\""))?.gid.as_raw())
 }
 
 #[cfg(test)]

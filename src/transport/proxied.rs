@@ -3,8 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
 use crate::wire::proxy_protocol::{self, Ends, HEADER_MIN, Progress};
@@ -17,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// There is no header, none that makes sense, or none in time.
-pub async fn read_header(socket: &mut TcpStream) -> io::Result<Option<Ends>> {
+pub async fn read_header(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Ends>> {
     let read = async {
         let mut bytes = vec![0; HEADER_MIN];
         socket.read_exact(&mut bytes).await?;
@@ -41,7 +40,7 @@ pub async fn read_header(socket: &mut TcpStream) -> io::Result<Option<Ends>> {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::wire::proxy_protocol::Version;

@@ -83,7 +83,7 @@ pub fn write(version: Version, ends: Ends) -> Vec<u8> {
         Version::V1 => match (source.ip(), destination.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => text("TCP4", from, to, source.port(), destination.port()),
             (IpAddr::V6(from), IpAddr::V6(to)) => text("TCP6", from, to, source.port(), destination.port()),
-            _ => b"PROXY UNKNOWN\r\n".to_vec(),
+            _ => write_unknown(version),
         },
         Version::V2 => {
             let mut header = SIGNATURE.to_vec();
@@ -100,16 +100,22 @@ pub fn write(version: Version, ends: Ends) -> Vec<u8> {
                     header.extend(from.octets());
                     header.extend(to.octets());
                 }
-                // Ends of two families cannot be told of: UNSPEC.
-                _ => {
-                    header.extend([0x00, 0, 0]);
-                    return header;
-                }
+                // Ends of two families cannot be told of.
+                _ => return write_unknown(version),
             }
             header.extend(source.port().to_be_bytes());
             header.extend(destination.port().to_be_bytes());
             header
         }
+    }
+}
+
+/// The header that tells of nobody: the connection did not come by TCP over IP.
+pub fn write_unknown(version: Version) -> Vec<u8> {
+    match version {
+        Version::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        // Version 2, command PROXY, UNSPEC, no addresses (§2.2).
+        Version::V2 => [&SIGNATURE[..], &[0x21, 0x00, 0, 0]].concat(),
     }
 }
 

@@ -290,6 +290,8 @@ fn put_target(out: &mut Vec<u8>, target: &Target) {
             out.extend_from_slice(name);
             out.extend_from_slice(&port.to_be_bytes());
         }
+        // RFC 1928 has no word for it; no client asks for one, and none is told of one.
+        Target::Unix(_) => put_addr(out, SocketAddr::from(([0, 0, 0, 0], 0))),
     }
 }
 

@@ -113,6 +113,8 @@ pub fn request(target: &Target) -> Vec<u8> {
             message.extend([3, name.len() as u8]);
             message.extend_from_slice(name);
         }
+        // RFC 1928 has no word for it, and whoever dials connects one without a proxy.
+        Target::Unix(_) => message.extend([1, 0, 0, 0, 0]),
     }
     message.extend(target.port().to_be_bytes());
     message

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "measures with the clock")]
 
 mod chaos;
+mod delay;
 mod far;
 mod near;
 mod netns;
@@ -19,8 +20,10 @@ mod report;
 mod soak;
 mod sockets;
 mod stats;
+mod storm;
 mod subject;
 mod udp;
+mod web;
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -101,6 +104,10 @@ enum Action {
         #[arg(long)]
         plain: bool,
     },
+    /// Requests a second from wrk to nginx, direct and through forwards. Needs both programs.
+    Web(web::Options),
+    /// Thousands of connections opened at once over a long path.
+    Storm(storm::Options),
     /// Mixed load for a long time, with links cut all along.
     Soak(soak::Options),
 }
@@ -132,6 +139,14 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Some(Action::Udp(options)) => {
             raise_files_limit()?;
             far::runtime()?.block_on(udp::run(options))
+        }
+        Some(Action::Web(options)) => {
+            raise_files_limit()?;
+            far::runtime()?.block_on(web::run(options))
+        }
+        Some(Action::Storm(options)) => {
+            raise_files_limit()?;
+            far::runtime()?.block_on(storm::run(options))
         }
         Some(Action::Packets(options)) => packets::run(options),
         Some(Action::Raw(options)) => raw::run(options),

@@ -171,6 +171,24 @@ pub(crate) async fn reaches(to: SocketAddr, deadline: Duration) -> Result<()> {
     timeout(deadline, attempt).await.with_context(|| format!("nothing answers through {to} within {deadline:?}"))
 }
 
+/// Whether a web server answers at `to`; waits for it up to `deadline`.
+pub(crate) async fn answers(to: SocketAddr, deadline: Duration) -> Result<()> {
+    let once = || async {
+        let mut stream = sockets::connect(to).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).await?;
+        anyhow::ensure!(&head == b"HTTP", "something else answers");
+        anyhow::Ok(())
+    };
+    let attempt = async {
+        while !matches!(timeout(Duration::from_secs(2), once()).await, Ok(Ok(()))) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(deadline, attempt).await.with_context(|| format!("no web server answers at {to} within {deadline:?}"))
+}
+
 async fn open(to: SocketAddr, direction: Direction) -> Result<TcpStream> {
     let mut stream = sockets::connect(to).await?;
     let mode = if direction == Direction::Up { far::DISCARD } else { far::SOURCE };

@@ -85,6 +85,27 @@ impl Subject {
 
     /// As [`Self::start`], with the server at `server` and the client dialling `dial`, which is to lead there.
     pub(crate) async fn start_at(kind: Kind, target: SocketAddr, server: SocketAddr, dial: SocketAddr) -> Result<Self> {
+        let mut subject = Self::launch(kind, target, server, dial)?;
+        for address in [Some(subject.direct), subject.reverse].into_iter().flatten() {
+            if let Err(error) = near::reaches(address, READY).await {
+                bail!("{}: {error:#}\n{}", kind.name(), subject.last_words());
+            }
+        }
+        Ok(subject)
+    }
+
+    /// As [`Self::start`], for a target that is a web server.
+    pub(crate) async fn start_for_web(kind: Kind, target: SocketAddr) -> Result<Self> {
+        let server = sockets::free_address()?;
+        let mut subject = Self::launch(kind, target, server, server)?;
+        if let Err(error) = near::answers(subject.direct, READY).await {
+            bail!("{}: {error:#}\n{}", kind.name(), subject.last_words());
+        }
+        Ok(subject)
+    }
+
+    /// Starts the processes.
+    fn launch(kind: Kind, target: SocketAddr, server: SocketAddr, dial: SocketAddr) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ghostwire-bench-").tempdir()?;
         let direct = sockets::free_address()?;
         let (far, near, reverse) = if kind == Kind::Relay {
@@ -105,13 +126,7 @@ impl Subject {
             };
             (end("server")?, end("client")?, Some(reverse))
         };
-        let mut subject = Self { kind, direct, reverse, near, far, folder };
-        for address in [Some(direct), reverse].into_iter().flatten() {
-            if let Err(error) = near::reaches(address, READY).await {
-                bail!("{}: {error:#}\n{}", kind.name(), subject.last_words());
-            }
-        }
-        Ok(subject)
+        Ok(Self { kind, direct, reverse, near, far, folder })
     }
 
     /// Process numbers, near end first.

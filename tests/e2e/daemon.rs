@@ -91,6 +91,26 @@ fn a_reload_under_load_drops_no_flow_and_says_what_it_did() {
 }
 
 #[test]
+fn the_limit_of_a_peer_changes_while_it_is_connected_and_fronts_wait_for_a_restart() {
+    let pair = Pair::new();
+    let listen = free_port();
+    let server = pair.server(&Via::Ws.listen(listen), "");
+    let client = pair.client(&Via::Ws.uplink(listen), "");
+    client.wait_connected();
+    let limit = |site: &Site| site.status().sessions[0].uplinks[0].limit_bps;
+    assert_eq!(limit(&server), None);
+    server.edit(|text| text.replace("allow = [\"any\"]", "allow = [\"any\"]\nmax_rate = \"7mbit\""));
+    assert_eq!(reload(&pair, &server).unwrap(), "changed: peer nl: max_rate\n");
+    assert_eq!(limit(&server), Some(7_000_000), "for the session that lives");
+    server.edit(|text| format!("{text}[handshake]\nfronts = [\"192.0.2.0/24\"]\n").replace("7mbit", "9mbit"));
+    assert_eq!(reload(&pair, &server).unwrap(), "changed: peer nl: max_rate\nneeds a restart: handshake.fronts\n");
+    assert_eq!(limit(&server), Some(9_000_000));
+    server.edit(|text| text.replace("max_rate = \"9mbit\"\n", ""));
+    assert_eq!(reload(&pair, &server).unwrap(), "changed: peer nl: max_rate\nneeds a restart: handshake.fronts\n");
+    assert_eq!(limit(&server), None);
+}
+
+#[test]
 fn a_file_that_is_no_good_changes_nothing_and_says_why() {
     let (pair, far) = (Pair::new(), Origin::echo());
     let (port, other) = (free_port(), free_port());

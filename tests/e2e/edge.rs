@@ -217,6 +217,18 @@ fn pings_keep_an_idle_link_that_the_edge_would_cut() {
     quiet.wait_status("the edge to cut an idle link", |status| {
         (status.sessions[0].totals.link_losses > 0).then_some(())
     });
+    // Two such cuts say what the edge allows.
+    quiet.wait_status("the edge's patience to be learned", |status| {
+        let endpoint = &status.endpoints[0];
+        let window = endpoint.idle_window_s?;
+        assert!((1.5..2.6).contains(&window) && endpoint.ping_interval_s <= window * 0.41, "{endpoint:?}");
+        Some(())
+    });
+    assert!(quiet.log().contains("idle links are cut; pinging more often"));
+    quiet.wait_status("idle links to be twice as old as the edge allows", |status| {
+        let links = &status.sessions[0].links;
+        (links.len() >= 2 && links.iter().all(|link| link.age_s > 5.0)).then_some(())
+    });
     drop(quiet);
 
     let client = pair.client(&edge.uplink(), "[liveness]\nping_interval = \"500ms\"\nping_timeout = \"10s\"\n");

@@ -252,6 +252,61 @@ fn connections_made_ahead_save_the_round_trip_to_the_target() {
 }
 
 #[test]
+fn connections_ahead_are_kept_for_so_many_targets_and_for_so_long() {
+    let (pair, far, other) = (Pair::new(), Origin::echo(), Origin::echo());
+    let (listen, one, two) = (free_port(), free_port(), free_port());
+    let pool = "[exit_pool]\nsize = 1\ntargets = 1\nidle = \"1s\"\n";
+    let server = pair.server(&Via::Ws.listen(listen), pool);
+    let sections = format!("{}{}", forward(one, far.address(), ""), forward(two, other.address(), ""));
+    let client = pair.client(&Via::Ws.uplink(listen), &sections);
+    client.wait_connected();
+    let ready = || server.status().peers[0].ready;
+    // Two targets in turn, of which one at a time has a place: neither ever finds a connection ready.
+    for _ in 0..6 {
+        echoes(one, b"first").unwrap();
+        echoes(two, b"second").unwrap();
+    }
+    assert_eq!(ready(), 0);
+    for _ in 0..3 {
+        echoes(one, b"alone").unwrap();
+    }
+    poll_until("a connection to be found ready", PATIENCE, || {
+        echoes(one, b"alone").unwrap();
+        (ready() > 0).then_some(())
+    });
+    // One more was made, and is closed by the server when its second is over, while nobody asks.
+    let open = far.open();
+    poll_until("idle connections to be closed", PATIENCE, || (far.open() == 0).then_some(()));
+    assert!(open <= 2, "{open} connections to the target");
+}
+
+#[test]
+fn a_target_that_was_left_alone_is_tried_again_after_the_pause() {
+    let pair = Pair::new();
+    let (listen, port) = (free_port(), free_port());
+    let server = pair.server(&Via::Ws.listen(listen), "[breaker]\nfailures = 2\npause = \"2s\"\n");
+    let client = pair.client(&Via::Ws.uplink(listen), &forward(port, "255.255.255.255:9".parse().unwrap(), ""));
+    client.wait_connected();
+    let peer = || server.status().peers[0].clone();
+    // Streams that were really tried: those that failed and were not refused at once.
+    let tried = || peer().failed - peer().left_alone;
+    poll_until("the target to be left alone", PATIENCE, || {
+        let _ = echoes(port, b"anybody?");
+        (peer().left_alone > 0).then_some(())
+    });
+    let (since, before) = (now(), tried());
+    poll_until("a stream to be let through", PATIENCE, || {
+        let _ = echoes(port, b"anybody?");
+        (tried() > before).then_some(())
+    });
+    let waited = now() - since;
+    assert!(
+        waited > Duration::from_millis(500) && waited < Duration::from_secs(4),
+        "after {waited:?}, not the default 5 s"
+    );
+}
+
+#[test]
 fn a_target_that_does_not_answer_is_left_alone() {
     let pair = Pair::new();
     let (listen, port) = (free_port(), free_port());

@@ -1,14 +1,18 @@
 //! What this host lets a site do: addresses and interfaces.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cli::check::Findings;
-use crate::config::Admin;
+use crate::config::{Admin, SocketFile};
 use crate::host::nft;
+use crate::runtime::edge::transparent::allow_foreign;
+use crate::site::sockets;
 use crate::transport::{TransportKind, raw};
 
 /// Whether a site with this socket runs: it then holds the very addresses that are to be checked.
@@ -46,11 +50,42 @@ fn try_bind(transport: TransportKind, address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
+/// Whether a unix socket could be made there, without making it.
+pub(super) fn check_socket_file(findings: &mut Findings, what: &str, file: &SocketFile, running: bool) {
+    let path = file.path.display();
+    let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        findings.problem(format!("{what}: cannot listen on unix:{path}: its directory is not there"));
+    }
+    if let Ok(meta) = fs::symlink_metadata(&file.path) {
+        let alive = UnixStream::connect(&file.path).is_ok();
+        if !meta.file_type().is_socket() {
+            findings.problem(format!("{what}: cannot listen on unix:{path}: there is a file that is no socket"));
+        } else if alive && running {
+            findings.warning(format!("{what}: unix:{path} is in use, by this very site as it seems"));
+        } else if alive {
+            findings.problem(format!("{what}: cannot listen on unix:{path}: another process is answering there"));
+        }
+    }
+    if let Err(error) = sockets::access(file) {
+        findings.problem(format!("{what}: {error:#}"));
+    }
+}
+
 /// What raw links lack here.
 pub(super) fn raw_problems() -> Vec<String> {
     let privileges = raw::check_privileges().err().map(|error| error.to_string());
     let nft = nft::installed().err().map(|error| format!("raw:// cannot make its firewall rules: {error}"));
     privileges.into_iter().chain(nft).collect()
+}
+
+/// What keeps this process from taking what is addressed to others.
+pub(super) fn tproxy_problem(v6: bool) -> Option<String> {
+    let attempt = || {
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        allow_foreign(&Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?, v6)
+    };
+    attempt().err().map(|error| format!("mode \"tproxy\" needs the capability CAP_NET_ADMIN: {error}"))
 }
 
 /// What is wrong with using this interface.
@@ -109,6 +144,27 @@ mod tests {
         assert_eq!(source_problem("127.0.0.1".parse().unwrap()), None);
         assert_eq!(interface_problem("lo"), None);
         assert_eq!(interface_problem("gw-absent0"), Some("there is no interface gw-absent0".into()));
+    }
+
+    #[test]
+    fn unix_sockets_are_checked_without_being_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| SocketFile { path: dir.path().join(name), mode: 0o600, user: None, group: None };
+        let count = |file: &SocketFile, running| {
+            let mut findings = Findings::default();
+            check_socket_file(&mut findings, "forward", file, running);
+            (findings.problems.len(), findings.warnings.len())
+        };
+        assert_eq!(count(&file("a"), false), (0, 0));
+        assert!(!file("a").path.exists());
+        assert_eq!(count(&file("absent/a"), false), (1, 0));
+        assert_eq!(count(&SocketFile { user: Some("no-such-user".into()), ..file("a") }, false), (1, 0));
+        let listener = UnixListener::bind(file("b").path).unwrap();
+        assert_eq!((count(&file("b"), false), count(&file("b"), true)), ((1, 0), (0, 1)));
+        drop(listener);
+        assert_eq!(count(&file("b"), false), (0, 0), "what a dead process left is replaced");
+        fs::write(file("c").path, "").unwrap();
+        assert_eq!(count(&file("c"), true), (1, 0));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use std::io;
 use std::path::Path;
 
 use crate::cli::{Exit, Streams};
-use crate::config::{self, Certificate, Client, Config, Decoy, PublicKey, Server, Verify};
+use crate::config::{self, Certificate, Client, Config, Decoy, Local, PublicKey, Server, Verify};
 use crate::connectors::allow::AllowList;
+use crate::listeners::transparent::Mode;
 use crate::transport::TransportKind;
 
 /// What was found.
@@ -63,7 +64,9 @@ pub(super) fn check(file: &Path, streams: &mut Streams<'_>) -> io::Result<Exit> 
 fn check_client(client: &Client) -> Findings {
     let mut findings = Findings::default();
     let running = host::is_running(&client.admin);
-    placeholder(&mut findings, "server.public_key", &client.server.public_key);
+    for server in std::iter::once(&client.server).chain(&client.standby) {
+        placeholder(&mut findings, "server.public_key", &server.public_key);
+    }
     for uplink in &client.uplinks {
         let what = format!("uplink \"{}\"", uplink.name);
         if let Some(problem) = uplink.interface.as_deref().and_then(host::interface_problem) {
@@ -88,12 +91,18 @@ fn check_client(client: &Client) -> Findings {
     for socks5 in &client.socks5 {
         check_socks5(&mut findings, socks5, running);
     }
+    check_transparent(&mut findings, &client.transparent, running);
     if let Some(tun) = &client.tun {
         tun::check(&mut findings, tun, running);
     }
-    let streams = !client.forwards.is_empty() || !client.socks5.is_empty() || client.dial != AllowList::new(Vec::new());
+    let streams = !client.forwards.is_empty()
+        || !client.socks5.is_empty()
+        || !client.transparent.is_empty()
+        || client.dial != AllowList::new(Vec::new());
     if !streams && client.tun.is_none() {
-        findings.warning("nothing to carry: no [[forward]], no [[socks5]], no [tun], and [dial] allows nothing");
+        findings.warning(
+            "nothing to carry: no [[forward]], no [[socks5]], no [[transparent]], no [tun], and [dial] allows nothing",
+        );
     }
     findings
 }
@@ -122,10 +131,14 @@ fn check_server(server: &Server) -> Findings {
         for socks5 in &peer.socks5 {
             check_socks5(&mut findings, socks5, running);
         }
-        let streams = !peer.forwards.is_empty() || !peer.socks5.is_empty() || peer.allow != AllowList::new(Vec::new());
+        check_transparent(&mut findings, &peer.transparent, running);
+        let streams = !peer.forwards.is_empty()
+            || !peer.socks5.is_empty()
+            || !peer.transparent.is_empty()
+            || peer.allow != AllowList::new(Vec::new());
         if !streams && peer.tun.is_empty() {
             findings.warning(format!(
-                "peer \"{}\" can do nothing: no `allow`, no `tun`, and no [[forward]] or [[socks5]] for it",
+                "peer \"{}\" can do nothing: no `allow`, no `tun`, and no [[forward]], [[socks5]] or [[transparent]] for it",
                 peer.name
             ));
         }
@@ -147,18 +160,50 @@ fn raw(findings: &mut Findings, what: &str, transports: impl Iterator<Item = Tra
 
 fn check_forwards(findings: &mut Findings, forwards: &[config::Forward], running: bool) {
     for forward in forwards {
+        let address = match &forward.listen {
+            Local::Ip(address) => *address,
+            Local::Unix(file) => {
+                host::check_socket_file(findings, "forward", file, running);
+                continue;
+            }
+        };
         if forward.protocols.tcp() {
-            host::check_listen(findings, "forward", TransportKind::Ws, forward.listen, running);
+            host::check_listen(findings, "forward", TransportKind::Ws, address, running);
         }
         if forward.protocols.udp() {
-            host::check_listen(findings, "forward", TransportKind::Quic, forward.listen, running);
+            host::check_listen(findings, "forward", TransportKind::Quic, address, running);
+        }
+    }
+}
+
+fn check_transparent(findings: &mut Findings, listeners: &[config::Transparent], running: bool) {
+    for one in listeners {
+        if one.protocols.tcp() {
+            host::check_listen(findings, "transparent", TransportKind::Ws, one.listen, running);
+        }
+        if one.protocols.udp() {
+            host::check_listen(findings, "transparent", TransportKind::Quic, one.listen, running);
+        }
+        if one.mode == Mode::Tproxy
+            && let Some(problem) = host::tproxy_problem(one.listen.is_ipv6())
+        {
+            findings.problem(format!("transparent: {problem}"));
         }
     }
 }
 
 fn check_socks5(findings: &mut Findings, socks5: &config::Socks5, running: bool) {
-    host::check_listen(findings, "socks5", TransportKind::Ws, socks5.listen, running);
-    if socks5.users.is_open() && !socks5.listen.ip().is_loopback() {
+    let open = match &socks5.listen {
+        Local::Ip(address) => {
+            host::check_listen(findings, "socks5", TransportKind::Ws, *address, running);
+            !address.ip().is_loopback()
+        }
+        Local::Unix(file) => {
+            host::check_socket_file(findings, "socks5", file, running);
+            file.mode & 0o002 != 0
+        }
+    };
+    if socks5.users.is_open() && open {
         findings.warning(format!("socks5: {} lets whoever reaches it use the tunnel", socks5.listen));
     }
 }

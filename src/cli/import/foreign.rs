@@ -36,8 +36,7 @@ const GHOSTWIRE: &[(&str, &str)] = &[
     ("panel.", "see `ghostwire status`"),
     ("logging.file", "the log goes to standard error, and from there to the journal"),
     ("cloudflare.enabled", "addresses are used as soon as they are given"),
-    ("cloudflare.check_interval", "endpoints are compared all the time"),
-    ("cloudflare.max_connection_time", "links that an edge cuts are replaced, and streams do not notice"),
+    ("cloudflare.check_interval", "addresses are compared at every dial"),
     ("security.connection_timeout", "connections may be idle for as long as their ends like"),
     ("reconnect.", "out of the range of [retry]"),
 ];
@@ -126,23 +125,28 @@ fn ghostwire_client(source: &mut Source, draft: &mut Draft, frame: &Frame) -> Re
     }
     let edges = source.list("cloudflare.ips");
     let name = source.text("cloudflare.host");
-    let mut entries = Vec::new();
-    for edge in edges.iter().filter(|edge| edge.parse::<IpAddr>().is_ok()) {
-        let mut entry = format!("{{ url = {}, address = {}", quoted(&url), quoted(edge));
+    let (good, bad): (Vec<String>, Vec<String>) = edges.into_iter().partition(|edge| edge.parse::<IpAddr>().is_ok());
+    for edge in bad {
+        draft.leave(&format!("cloudflare.ips {edge:?}"), "is not an address");
+    }
+    let mut entry = format!("{{ url = {}", quoted(&url));
+    if !good.is_empty() {
+        let good: Vec<_> = good.iter().map(|edge| quoted(edge)).collect();
+        let _ = write!(entry, ", address = [{}]", good.join(", "));
         if let Some(name) = &name {
             let _ = write!(entry, ", sni = {0}, host = {0}", quoted(name));
         }
-        entries.push(entry + " }");
     }
-    for edge in edges.iter().filter(|edge| edge.parse::<IpAddr>().is_err()) {
-        draft.leave(&format!("cloudflare.ips {edge:?}"), "is not an address");
-    }
-    if entries.is_empty() {
-        entries.push(quoted(&url));
+    match source.number("cloudflare.max_connection_time") {
+        Some(seconds) if (1.0..=604_800.0).contains(&seconds) => {
+            let _ = write!(entry, ", renew_after = \"{seconds}s\"");
+        }
+        Some(_) => draft.leave("cloudflare.max_connection_time", "out of the range of `renew_after`"),
+        None => {}
     }
     draft.section("[[uplink]]");
     draft.string("name", "main");
-    draft.raw("connect", &format!("[{}]", entries.join(", ")));
+    draft.raw("connect", &format!("[{entry} }}]"));
     if let Some(least) = source.number("server.ws_pool_min").filter(|least| (1.0..=64.0).contains(least)) {
         let most = source.number("server.ws_pool_children").filter(|most| (least..=64.0).contains(&most.abs()));
         draft.string("links", &format!("{least}..{}", most.unwrap_or(least.max(8.0))));

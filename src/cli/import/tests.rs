@@ -61,12 +61,13 @@ fn a_server_of_ghostwire_keeps_its_address_path_and_ports() {
 fn a_client_of_ghostwire_keeps_its_edges_and_its_waits() {
     let (Config::Client(client), made) = imported(GHOSTWIRE_CLIENT) else { panic!("a client") };
     let endpoints = &client.uplinks[0].endpoints;
-    assert_eq!(endpoints.len(), 2);
+    assert_eq!(endpoints.len(), 1);
     assert_eq!((endpoints[0].port, endpoints[0].path.as_str()), (443, "/ws"));
-    assert_eq!(endpoints[1].address.unwrap().to_string(), "203.0.113.2:443");
+    assert_eq!(endpoints[0].addresses, ["203.0.113.1:443".parse().unwrap(), "203.0.113.2:443".parse().unwrap()]);
+    assert_eq!(endpoints[0].renew_after, Some(std::time::Duration::from_secs(1740)));
     assert_eq!(endpoints[0].sni.as_deref(), Some("edge.example.com"));
     assert_eq!((client.retry.base.as_secs(), client.retry.cap.as_secs(), client.retry.factor), (1, 60, 2.0));
-    assert_left_out(&made, &["server.token", "cloudflare.check_interval", "cloudflare.max_connection_time"]);
+    assert_left_out(&made, &["server.token", "cloudflare.check_interval"]);
     assert!(!made.contains("V1StGXR8"), "{made}");
 }
 

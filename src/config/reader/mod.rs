@@ -16,6 +16,7 @@ use std::path::Path;
 
 use crate::config::report::Report;
 
+pub(super) use crate::config::reader::quantity::Quantity;
 pub(super) use crate::config::reader::section::Section;
 pub(super) use crate::config::reader::value::Value;
 

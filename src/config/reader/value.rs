@@ -57,6 +57,11 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Whether it is an array.
+    pub(in crate::config) fn is_array(&self) -> bool {
+        matches!(self.value, DeValue::Array(_))
+    }
+
     /// The entries if it is an array.
     pub(in crate::config) fn items(&self) -> Option<Vec<Self>> {
         match self.value {

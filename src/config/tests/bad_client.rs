@@ -97,7 +97,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
             ("[performance]\nworkers = 4\n",
              "client.toml:10: performance.workers: unknown key; a client has one session on one thread; it belongs in a server's file"),
             ("[vpn]\nname = \"gw0\"\n",
-             "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, raw, exit, exit_pool, breaker, daemon"),
+             "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, transparent, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, raw, exit, exit_pool, breaker, daemon"),
             ("[site.extra]\n", "client.toml:9: site.extra: unknown key; known here: name, private_key_file, private_key_env"),
         ]
         .map(|(addition, said)| (with(addition), said))
@@ -160,7 +160,7 @@ fn values_of_the_wrong_type_or_range_are_refused_with_what_is_allowed() {
             ("[udp]\nidle_timeout = \"5m\"\nbusy_timeout = \"4m\"\n",
              "client.toml:11: udp.busy_timeout: `busy_timeout` is less than `idle_timeout`"),
             ("[[forward]]\nlisten = \"tcp://127.0.0.1:5\"\nto = \"a.example:5\"\nprotocol = \"udp\"\n",
-             "client.toml:10: forward.listen: \"tcp://127.0.0.1:5\" has the scheme tcp:// beside protocol = \"udp\"; leave the scheme out; allowed: [tcp://]ADDRESS:PORT"),
+             "client.toml:10: forward.listen: \"tcp://127.0.0.1:5\" has the scheme tcp:// beside protocol = \"udp\"; leave the scheme out; allowed: [tcp://]ADDRESS:PORT, unix:PATH"),
             ("[[forward]]\nports = [\"80\"]\nprotocol = \"tcp+udp\"\n[[forward]]\nprotocol = \"udp\"\nlisten = \"127.0.0.1:80\"\nto = \"a:1\"\n",
              "client.toml:14: forward.listen: 127.0.0.1:80 cannot be listened on beside 0.0.0.0:80 (forward.ports in line 10)"),
             ("[forward]\nports = [\"80\"]\n",
@@ -234,8 +234,8 @@ fn forwards_that_cannot_work_are_refused() {
             ("[[forward]]\nports = [\"80\"]\nto = \"127.0.0.1:1\"\n",
              "client.toml:10: forward.ports: stands in place of `listen` and `to`; write one or the other"),
             ("[[forward]]\nlisten = \"localhost:80\"\nto = \"example.org\"\nclass = \"fast\"\n",
-             "client.toml:10: forward.listen: \"localhost:80\" names a host; a listener needs an address of this one, such as 127.0.0.1 or [::]; allowed: [tcp://]ADDRESS:PORT\n\
-              client.toml:11: forward.to: \"example.org\" has no port; allowed: [tcp://]HOST:PORT\n\
+             "client.toml:10: forward.listen: \"localhost:80\" names a host; a listener needs an address of this one, such as 127.0.0.1 or [::]; allowed: [tcp://]ADDRESS:PORT, unix:PATH\n\
+              client.toml:11: forward.to: \"example.org\" has no port; allowed: [tcp://]HOST:PORT, unix:PATH\n\
               client.toml:12: forward.class: \"fast\" is not one of the choices; allowed: \"bulk\", \"best-effort\", \"video\", \"interactive\""),
             ("[[forward]]\nports = [\n  \"443-600=1000-1001\",\n  \"x\",\n]\n",
              "client.toml:11: forward.ports: \"443-600=1000-1001\" has 158 ports here and 2 there; there must be as many, or one; allowed: [ADDRESS:]PORT[-PORT][=[HOST:]PORT[-PORT]]\n\
@@ -248,10 +248,10 @@ fn forwards_that_cannot_work_are_refused() {
              "client.toml:10: forward.ports: 0.0.0.0:85 cannot be listened on beside 0.0.0.0:85 (forward.ports in line 10)"),
             ("[[forward]]\npeer = \"ir\"\nports = [\"80\"]\n",
              "client.toml:10: forward.peer: unknown key; a client has no other side than its server; it belongs in a server's file"),
-            ("[socks5]\n", "client.toml:9: socks5.listen: is missing; allowed: [tcp://]ADDRESS:PORT"),
+            ("[socks5]\n", "client.toml:9: socks5.listen: is missing; allowed: [tcp://]ADDRESS:PORT, unix:PATH"),
             ("[dial]\nallow = [\"tcp:10.1.2.3/8:*\", \"ssh\"]\n",
-             "client.toml:10: dial.allow: \"ssh\" does not start with tcp: or udp:; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\"\n\
-              client.toml:10: dial.allow: \"tcp:10.1.2.3/8:*\" has bits set beyond its prefix; the network is 10.0.0.0/8; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\""),
+             "client.toml:10: dial.allow: \"ssh\" does not start with tcp:, udp: or unix:; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\", \"unix:PATH\"\n\
+              client.toml:10: dial.allow: \"tcp:10.1.2.3/8:*\" has bits set beyond its prefix; the network is 10.0.0.0/8; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\", \"unix:PATH\""),
         ]
         .map(|(addition, said)| (with(addition), said))
         .each_ref()

@@ -130,7 +130,7 @@ fn peers_that_cannot_be_told_apart_and_forwards_to_nobody_are_refused() {
         ),
         (
             with("allow = \"any\"\nmax_streams = 1.5\n"),
-            "server.toml:10: peer.allow: \"any\" is not an array in brackets; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\"\n\
+            "server.toml:10: peer.allow: \"any\" is not an array in brackets; allowed: \"any\", \"tcp:HOST:PORTS\", \"udp:HOST:PORTS\", \"unix:PATH\"\n\
              server.toml:11: peer.max_streams: 1.5 is not an integer; allowed: 1 to 1000000",
         ),
         (

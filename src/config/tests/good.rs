@@ -34,7 +34,7 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     let [endpoint] = &uplink.endpoints[..] else { panic!("one endpoint") };
     assert_eq!((endpoint.transport, endpoint.tls, endpoint.port), (TransportKind::Ws, true, 443));
     assert_eq!((endpoint.host.to_string().as_str(), endpoint.path.as_str()), ("cdn.example.org", "/x"));
-    assert_eq!((endpoint.address, &endpoint.verify), (None, &Verify::System));
+    assert_eq!((&endpoint.addresses[..], endpoint.renew_after, &endpoint.verify), (&[][..], None, &Verify::System));
     assert_eq!(uplink.pool_size(TransportKind::Ws), PoolSize { min: 2, max: 4 });
     assert_eq!(uplink.pool_size(TransportKind::Quic), PoolSize { min: 1, max: 1 });
     assert_eq!((client.forwards.len(), client.socks5.len()), (0, 0));
@@ -45,8 +45,14 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     );
     assert_eq!(client.raw, Raw::default());
     let seconds = Duration::from_secs;
-    let retry =
-        Retry { base: Duration::from_millis(100), factor: 2.0, cap: seconds(10), max_attempts: 5, grace: seconds(10) };
+    let retry = Retry {
+        base: Duration::from_millis(100),
+        factor: 2.0,
+        cap: seconds(10),
+        max_attempts: 5,
+        grace: seconds(10),
+        takeover: seconds(10),
+    };
     assert_eq!(client.retry, retry);
     let liveness = Liveness { ping_interval: seconds(30), ping_timeout: seconds(60), resume_timeout: seconds(120) };
     assert_eq!(client.liveness, liveness);
@@ -100,13 +106,13 @@ fn endpoints_may_say_how_they_are_reached() {
          {{ url = \"wss://cdn.example.org/x\", address = \"[2001:db8::7]:8443\", sni = \"front.example\", host = \"back.example:444\",\n\
          headers = {{ Authorization = \"Bearer hunter2\" }}, verify = \"ca:ca.pem\" }},\n\
          {{ url = \"quic://192.0.2.1\", verify = \"sha256:{}\" }},\n\
-         {{ url = \"wss://a.example:444\", address = \"2001:db8::8\", verify = \"none\" }},\n]\n",
+         {{ url = \"wss://a.example:444\", address = [\"2001:db8::8\", \"192.0.2.9:1\"], renew_after = \"50m\", verify = \"none\" }},\n]\n",
         ["AB"; 32].join(":")
     ));
     let uplink = &client.uplinks[0];
     assert_eq!(uplink.pool_size(TransportKind::Ws), PoolSize { min: 3, max: 3 });
     let [first, second, third] = &uplink.endpoints[..] else { panic!("three endpoints") };
-    assert_eq!(first.address, Some("[2001:db8::7]:8443".parse().unwrap()));
+    assert_eq!(first.addresses, ["[2001:db8::7]:8443".parse().unwrap()]);
     assert_eq!(first.sni.as_deref(), Some("front.example"));
     assert_eq!(first.host_header.as_deref(), Some("back.example:444"));
     assert_eq!(
@@ -116,7 +122,12 @@ fn endpoints_may_say_how_they_are_reached() {
     let Verify::Ca(file) = &first.verify else { panic!("an authority of its own") };
     assert!(file.is_absolute() && file.ends_with("ca.pem"), "beside the configuration: {}", file.display());
     assert_eq!(second.verify, Verify::Pin([0xab; 32]));
-    assert_eq!(third.address, Some("[2001:db8::8]:444".parse().unwrap()), "the port is the URL's");
+    assert_eq!(
+        third.addresses,
+        ["[2001:db8::8]:444".parse().unwrap(), "192.0.2.9:1".parse().unwrap()],
+        "the port is the URL's"
+    );
+    assert_eq!(third.renew_after, Some(Duration::from_secs(3000)));
     assert_eq!(third.verify, Verify::None);
     assert!(!format!("{client:?}").contains("hunter2"), "credentials in headers are not shown");
 }
@@ -161,7 +172,7 @@ fn shorthand_becomes_one_forward_for_each_port() {
     );
     assert_eq!(shown[163], "127.0.0.1:0 a.example:1");
     assert_eq!((client.forwards[0].class, client.forwards[163].class), (Class::Interactive, Class::BestEffort));
-    assert_eq!((client.socks5.len(), client.socks5[0].listen), (1, "[::1]:1080".parse().unwrap()));
+    assert_eq!((client.socks5.len(), client.socks5[0].listen.ip()), (1, "[::1]:1080".parse().ok()));
     assert!(client.socks5[0].users.is_open());
 }
 
@@ -185,7 +196,7 @@ fn reverse_forwards_belong_to_their_peer() {
          [socks5]\npeer = \"de\"\nlisten = \"127.0.0.1:1080\"\n[performance]\nmax_streams = 9\nworkers = 3\n",
     ));
     let [nl, de] = &server.peers[..] else { panic!("two peers") };
-    let listens = |peer: &Peer| peer.forwards.iter().map(|f| f.listen.port()).collect::<Vec<_>>();
+    let listens = |peer: &Peer| peer.forwards.iter().map(|f| f.listen.ip().unwrap().port()).collect::<Vec<_>>();
     assert_eq!((listens(nl), listens(de)), (vec![2000], vec![1000, 1001]));
     assert_eq!((nl.socks5.len(), de.socks5.len()), (0, 1));
     assert_eq!((nl.max_streams, de.max_streams, server.workers), (9, 7, 3));

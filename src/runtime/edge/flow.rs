@@ -1,4 +1,4 @@
-//! One connection's two directions between a local TCP socket and a tunnel stream, as state and two polls. Nothing is
+//! One connection's two directions between a local socket and a tunnel stream, as state and two polls. Nothing is
 //! held while a connection is idle: reads go through buffers of the thread, and what the tunnel delivers stays in
 //! the chunks it came in. What the two directions mean for each other is decided in [`mod@super::relay`].
 
@@ -13,12 +13,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BufMut, Bytes};
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 use super::buffer;
 use super::counters::Traffic;
 use super::end::StreamEnd;
 use super::relay::End;
+use super::socket::Socket;
 use crate::runtime::stream::StreamError;
 use crate::wire::code::Code;
 
@@ -107,7 +107,7 @@ impl<S: StreamEnd> Flow<S> {
     pub(super) fn poll_outward(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut TcpStream,
+        socket: &mut Socket,
         traffic: &Traffic,
     ) -> Poll<Result<(), End>> {
         let mut moved = 0;
@@ -145,7 +145,7 @@ impl<S: StreamEnd> Flow<S> {
     pub(super) fn poll_inward(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &TcpStream,
+        socket: &Socket,
         traffic: &Traffic,
     ) -> Poll<Result<(), End>> {
         let mut moved = 0;
@@ -205,7 +205,7 @@ impl<S: StreamEnd> Flow<S> {
         Ok(())
     }
 
-    fn inward_drained(&mut self, socket: &TcpStream) -> Poll<Result<(), End>> {
+    fn inward_drained(&mut self, socket: &Socket) -> Poll<Result<(), End>> {
         if self.pending.capacity() > IDLE_CHUNKS {
             self.pending = VecDeque::new();
         }
@@ -222,7 +222,7 @@ impl<S: StreamEnd> Flow<S> {
     }
 
     /// One call's worth of pending chunks to the socket; forgets what was taken.
-    fn write(&mut self, socket: &TcpStream) -> io::Result<usize> {
+    fn write(&mut self, socket: &Socket) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
         let mut used = 0;
         for (slice, chunk) in slices.iter_mut().zip(&self.pending) {
@@ -260,7 +260,7 @@ impl<S> fmt::Debug for Flow<S> {
 ///
 /// `read_buf` reads into uninitialised memory, and knows from a short read that the socket is empty: the next poll
 /// needs no system call to find out.
-fn poll_read(cx: &mut Context<'_>, socket: &mut TcpStream, room: usize) -> Poll<io::Result<Bytes>> {
+fn poll_read(cx: &mut Context<'_>, socket: &mut Socket, room: usize) -> Poll<io::Result<Bytes>> {
     let room = room.min(buffer::SIZE);
     let (read, chunk) = buffer::fill(|buffer| pin!(socket.read_buf(&mut buffer.limit(room))).poll(cx));
     ready!(read)?;

@@ -1,5 +1,5 @@
 //! What listeners and connectors have in common: the view of a stream that a copy loop needs, the loop between a local
-//! TCP connection and a stream, and counters. They stand here, because listeners and connectors do not know
+//! connection and a stream, and counters. They stand here, because listeners and connectors do not know
 //! each other; whose connection it is, and who dials what, is decided there.
 
 pub mod activity;
@@ -10,13 +10,17 @@ pub(crate) mod double;
 pub mod end;
 pub mod flow;
 pub mod relay;
+pub mod socket;
 #[cfg(test)]
 mod tests;
+pub mod transparent;
 pub mod udp;
+pub mod unix;
 
 pub use activity::{Activity, FlowParams};
 pub use counters::{Counter, Traffic};
 pub use end::StreamEnd;
 pub use flow::Flow;
 pub use relay::{End, relay};
+pub use socket::{Peeked, Socket};
 pub use udp::UdpPort;

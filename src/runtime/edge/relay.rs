@@ -1,4 +1,4 @@
-//! The copy loop between a local TCP connection and a tunnel stream: when each direction ends, what that means for the
+//! The copy loop between a local connection and a tunnel stream: when each direction ends, what that means for the
 //! other, and how a connection that failed on one side is ended on the other.
 //!
 //! A half-close travels in both directions and in either order. A reset arrives as a reset: the local socket is closed
@@ -12,12 +12,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, Interest, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::counters::Traffic;
 use super::end::StreamEnd;
 use super::flow::{Flow, Inward, Outward};
+use super::socket::Socket;
 use crate::runtime::stream::StreamError;
 use crate::wire::code::Code;
 
@@ -41,7 +41,7 @@ pub enum End {
 /// # Cancel safety
 /// Bytes that were read are in the stream and bytes that were received are in the flow, so the future can be dropped
 /// and made anew at any time.
-pub async fn relay<S: StreamEnd>(socket: &mut TcpStream, flow: &mut Flow<S>, traffic: &Traffic) -> End {
+pub async fn relay<S: StreamEnd>(socket: &mut Socket, flow: &mut Flow<S>, traffic: &Traffic) -> End {
     let Err(end) = carry(socket, flow, traffic).await else { return End::Clean };
     match &end {
         End::Clean => {}
@@ -49,20 +49,14 @@ pub async fn relay<S: StreamEnd>(socket: &mut TcpStream, flow: &mut Flow<S>, tra
             let code = if error.kind() == io::ErrorKind::TimedOut { Code::TimedOut } else { Code::Reset };
             flow.reset(code, "");
         }
-        End::Remote(_) => reset(socket),
+        End::Remote(_) => socket.set_reset(),
     }
     end
 }
 
-/// Makes the closing of `socket` a reset.
-pub fn reset(socket: &TcpStream) {
-    // Fails only when the connection is gone, and then there is nobody to tell.
-    let _ = socket.set_zero_linger();
-}
-
 /// Reads and forgets until the other end closes, [`LINGER`] at most. Closing a socket with unread bytes in it sends a
 /// reset, and that would destroy what its other end has not read yet (RFC 1122 §4.2.2.13, RFC 2525 §2.17).
-pub async fn linger(socket: &mut TcpStream) {
+pub async fn linger(socket: &mut Socket) {
     let drain = poll_fn(|cx| {
         let mut scratch = [0; 4096];
         for _ in 0..16 {
@@ -79,7 +73,7 @@ pub async fn linger(socket: &mut TcpStream) {
     let _ = timeout(LINGER, drain).await;
 }
 
-async fn carry<S: StreamEnd>(socket: &mut TcpStream, flow: &mut Flow<S>, traffic: &Traffic) -> Result<(), End> {
+async fn carry<S: StreamEnd>(socket: &mut Socket, flow: &mut Flow<S>, traffic: &Traffic) -> Result<(), End> {
     poll_fn(|cx| {
         let outward = flow.poll_outward(cx, socket, traffic)?;
         let _ = flow.poll_inward(cx, socket, traffic)?;
@@ -96,7 +90,7 @@ async fn carry<S: StreamEnd>(socket: &mut TcpStream, flow: &mut Flow<S>, traffic
 }
 
 /// With nothing left to read from it, only an error event tells that the socket was reset.
-async fn carry_inward<S: StreamEnd>(socket: &TcpStream, flow: &mut Flow<S>, traffic: &Traffic) -> Result<(), End> {
+async fn carry_inward<S: StreamEnd>(socket: &Socket, flow: &mut Flow<S>, traffic: &Traffic) -> Result<(), End> {
     let mut failed = pin!(socket.ready(Interest::ERROR));
     let mut watch = true;
     poll_fn(|cx| {

@@ -15,24 +15,24 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::double::{self, Double};
-use super::{End, Flow, StreamEnd, Traffic, relay};
+use super::{End, Flow, Socket, StreamEnd, Traffic, relay};
 use crate::runtime::stream::StreamError;
 use crate::wire::code::Code;
 
 const K64: usize = 64 * 1024;
 
 /// The application's end of a connection and ours.
-async fn sockets() -> (TcpStream, TcpStream) {
+async fn sockets() -> (TcpStream, Socket) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let (app, ours) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    (app.unwrap(), ours.unwrap().0)
+    (app.unwrap(), ours.unwrap().0.into())
 }
 
-fn start(socket: TcpStream, stream: Double) -> (JoinHandle<End>, Arc<Traffic>) {
+fn start(socket: Socket, stream: Double) -> (JoinHandle<End>, Arc<Traffic>) {
     start_flow(socket, Flow::new(stream))
 }
 
-fn start_flow(mut socket: TcpStream, mut flow: Flow<Double>) -> (JoinHandle<End>, Arc<Traffic>) {
+fn start_flow(mut socket: Socket, mut flow: Flow<Double>) -> (JoinHandle<End>, Arc<Traffic>) {
     let traffic = Arc::new(Traffic::default());
     let counted = Arc::clone(&traffic);
     (spawn_local(async move { relay(&mut socket, &mut flow, &counted).await }), traffic)
@@ -488,7 +488,7 @@ fn an_idle_connection_costs_little() {
         let mut flow = Flow::new(near);
         let flow_size = size_of_val(&flow);
         let relay = relay(&mut ours, &mut flow, &traffic);
-        let sizes = (size_of_val(&relay), flow_size, size_of::<TcpStream>());
+        let sizes = (size_of_val(&relay), flow_size, size_of::<Socket>());
         assert!(sizes.0 + sizes.1 + sizes.2 <= 640, "loop, flow and socket take {sizes:?} bytes");
     });
 }

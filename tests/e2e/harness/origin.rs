@@ -23,6 +23,7 @@ pub(crate) struct Origin {
 struct Shared {
     stop: AtomicBool,
     accepted: AtomicUsize,
+    open: AtomicUsize,
 }
 
 impl Origin {
@@ -39,8 +40,13 @@ impl Origin {
                 }
                 let Ok(stream) = stream else { continue };
                 state.accepted.fetch_add(1, Ordering::Relaxed);
-                let serve = Arc::clone(&serve);
-                thread::spawn(move || serve(stream));
+                let (serve, counted) = (Arc::clone(&serve), Arc::clone(&state));
+                counted.open.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || {
+                    let served = serve(stream);
+                    counted.open.fetch_sub(1, Ordering::Relaxed);
+                    served
+                });
             }
         });
         Self { address, shared }
@@ -79,6 +85,11 @@ impl Origin {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Connections that are being served.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.open.load(Ordering::Relaxed)
     }
 
     /// Connections so far.

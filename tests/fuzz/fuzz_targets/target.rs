@@ -1,6 +1,6 @@
 //! Targets: what was read is written and read again as the same, with nothing left over.
 
-use ghostwire::wire::target::{NAME_MAX, Target};
+use ghostwire::wire::target::{NAME_MAX, PATH_MAX, Target};
 
 pub fn run(data: &[u8]) {
     let mut input = data;
@@ -8,6 +8,10 @@ pub fn run(data: &[u8]) {
         if let Target::Name(name, _) = &target {
             assert!((1..=NAME_MAX).contains(&name.len()));
             assert!(!name.chars().any(|c| c.is_control() || c.is_whitespace()));
+        }
+        if let Target::Unix(path) = &target {
+            assert!(path.starts_with('/') && path.len() <= PATH_MAX);
+            assert!(path[1..].split('/').all(|part| !matches!(part, "" | "." | "..")));
         }
         let mut out = Vec::new();
         target.put(&mut out);
