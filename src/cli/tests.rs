@@ -20,6 +20,7 @@ const HANDLERS: Handlers = Handlers {
     status: |status| bail!("status {} {}", status.socket.display(), status.json),
     stdio: |ask| bail!("stdio {} {}", ask.proxy, ask.target),
     reload: |socket| bail!("reload {}", socket.display()),
+    explain: |socket| bail!("explain {}", socket.display()),
     demo: |demo| if demo.stay { bail!("{demo:?}") } else { Ok(()) },
 };
 

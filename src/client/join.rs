@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
 use crate::listeners::tun::Port;
 use crate::listeners::{self, Hub, SessionSlot};
+use crate::rate;
 use crate::runtime::driver;
 use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
@@ -32,6 +33,7 @@ use crate::transport::quic;
 use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
+use crate::wire::rate::Terms;
 
 use super::status::Dial;
 
@@ -80,6 +82,7 @@ pub(super) struct Limited {
     pub(super) name: String,
     pub(super) up: Option<Bitrate>,
     pub(super) down: Option<Bitrate>,
+    pub(super) rate: Option<Terms>,
 }
 
 /// Why a connection did not join.
@@ -214,11 +217,15 @@ impl Site {
             seal: self.seal,
             timeout: self.handshake,
             limit: uplink.down,
+            rate: uplink.rate,
             ..Ask::new(asked, &*uplink.name, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
             return Err(JoinError::Refused("shutting down"));
+        }
+        if uplink.rate.is_some() && admitted.rate.is_none() {
+            tracing::warn!(uplink = uplink.name, "the server knows no `rate.mode = \"auto\"`: links find their own rates");
         }
         let joined = self.admit(asked, admitted, rank, uplink.up);
         drop(founder);
@@ -247,12 +254,15 @@ impl Site {
             }
         }
         shell.grant(admitted.windows.stream, admitted.windows.session);
+        let is_ordered = admitted.info.transport.is_ordered();
         let meta = LinkMeta {
             info: admitted.info,
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank,
+            rate: admitted.rate.map(|terms| rate::Params::agreed(&terms, limit, is_ordered)),
             limit,
+            rtt: Some(admitted.rtt),
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
     }

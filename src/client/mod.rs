@@ -143,7 +143,7 @@ fn start(config: &config::Client, edges: Edges) -> anyhow::Result<Handle> {
     let site = Site::new(config)?;
     site.serve(edges)?;
     for uplink in &config.uplinks {
-        spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.retry.clone()));
+        spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.rate, config.retry.clone()));
     }
     tracing::info!(site = config.site.name, uplinks = config.uplinks.len(), "client is up");
     Ok(Handle { site })

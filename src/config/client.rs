@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site, Udp};
+use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Rate, RateMode, Retry, SealMode, Site, Udp};
 use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::exit::{self, Exit};
@@ -56,7 +56,7 @@ pub struct Client {
     /// How the process behaves.
     pub process: Process,
     /// Who decides how fast to send.
-    pub rate: RateMode,
+    pub rate: Rate,
 }
 
 /// By what a server is known.
@@ -128,13 +128,13 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let site = root.required_table("site", Site::read);
     let own = site.as_ref().map(|site| site.private_key.public());
     let server = root.required_table("server", |section| server(section, own));
-    let rate = root.table("rate", RateMode::read);
+    let rate = root.table("rate", Rate::read);
     let limited = Cell::new(false);
     let uplinks = root.tables("uplink", |entry| {
         limited.set(limited.get() || entry.has("max_up") || entry.has("max_down"));
-        uplink(entry, rate)
+        uplink(entry, rate.mode)
     });
-    if rate == RateMode::Fixed && root.has("uplink") && !limited.get() {
+    if rate.mode == RateMode::Fixed && root.has("uplink") && !limited.get() {
         root.glance("rate", |section| {
             section.fail_at("mode", "\"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`");
         });

@@ -37,6 +37,16 @@ pub enum TransportKind {
     Mem,
 }
 
+impl TransportKind {
+    /// Whether everything on a link arrives in the order in which it left, and what is lost delays what follows.
+    pub fn is_ordered(self) -> bool {
+        match self {
+            Self::Ws | Self::Mem => true,
+            Self::Quic => false,
+        }
+    }
+}
+
 impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -58,6 +68,15 @@ pub struct LinkInfo {
     pub local: SocketAddr,
     /// Whether TLS protects the outer connection.
     pub tls: bool,
+}
+
+/// How the scheduler paces what it gives a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// At most so much.
+    pub rate: Bitrate,
+    /// Bytes that it has under way at most, where it bounds them itself.
+    pub window: Option<u64>,
 }
 
 /// Why a link ended or could not be made.
@@ -205,11 +224,11 @@ impl LinkTx {
         }
     }
 
-    /// The scheduler paces what it gives this link at this rate, alone or together with other links: the transport is
-    /// not to be slower by a guess of its own. `None`: the transport finds the rate itself.
-    pub fn set_pace(&mut self, rate: Option<Bitrate>) {
+    /// The scheduler paces what it gives this link, alone or together with other links: the transport is not to be
+    /// slower by a guess of its own. `None`: the transport finds the rate itself.
+    pub fn set_pace(&mut self, pace: Option<Pace>) {
         match self {
-            Self::Quic(tx) => tx.rate().set_given(rate),
+            Self::Quic(tx) => tx.rate().set_given(pace),
             // TCP finds its own rate in the kernel; little of what it cannot send yet waits there.
             Self::Ws(_) | Self::Mem(_) => {}
         }

@@ -14,7 +14,7 @@ impl Controller {
     pub(super) fn cruise(&mut self, at: f64) {
         let (low, high) = self.limits();
         let queue = self.path.queue();
-        if queue > high {
+        if self.is_queue(high, at) {
             self.cut(at);
             return;
         }
@@ -144,7 +144,7 @@ impl Controller {
 
     pub(super) fn loss_test(&mut self, at: f64) {
         let (_, high) = self.limits();
-        if self.path.queue() > high {
+        if self.is_queue(high, at) {
             self.cut(at);
             return;
         }
