@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, LinkStatus, RateStatus, ListenerStatus, PeerStatus, SessionStatus, Status, TunStatus,
+    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus, SessionStatus, Status,
+    TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -331,7 +332,11 @@ mod tests {
                 bytes_retained: 1_536,
                 totals: SessionTotals { opened: 3, link_losses: 2, bytes_resumed: 2 << 20, ..SessionTotals::default() },
                 links: vec![link, second],
-                uplinks: vec![UplinkStatus { name: "fiber".into(), limit_bps: Some(19_000_000), ..UplinkStatus::default() }],
+                uplinks: vec![UplinkStatus {
+                    name: "fiber".into(),
+                    limit_bps: Some(19_000_000),
+                    ..UplinkStatus::default()
+                }],
                 ..SessionStatus::default()
             }],
             listeners: vec![ListenerStatus {

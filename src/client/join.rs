@@ -225,7 +225,10 @@ impl Site {
             return Err(JoinError::Refused("shutting down"));
         }
         if uplink.rate.is_some() && admitted.rate.is_none() {
-            tracing::warn!(uplink = uplink.name, "the server knows no `rate.mode = \"auto\"`: links find their own rates");
+            tracing::warn!(
+                uplink = uplink.name,
+                "the server knows no `rate.mode = \"auto\"`: links find their own rates"
+            );
         }
         let joined = self.admit(asked, admitted, rank, uplink.up);
         drop(founder);

@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, Rate, RateMode, Retry, SealMode, Site, Udp};
+use crate::config::common::{
+    self, Admin, Handshake, Liveness, Log, Performance, Rate, RateMode, Retry, SealMode, Site, Udp,
+};
 use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::exit::{self, Exit};

@@ -279,7 +279,10 @@ impl Engine {
         let uplink = &mut self.uplinks[index];
         let Some(measured) = &mut uplink.measured else { return };
         let (from, to) = (measured.level, measured.controller.level());
-        if from == to || self.level_changes.len() == TOLD_MAX || measured.level_told.is_some_and(|at| now < at + TOLD_APART) {
+        if from == to
+            || self.level_changes.len() == TOLD_MAX
+            || measured.level_told.is_some_and(|at| now < at + TOLD_APART)
+        {
             return;
         }
         (measured.level, measured.level_told) = (to, Some(now));

@@ -174,9 +174,8 @@ impl Engine {
     /// The uplink of a link that joins. Names come from the peer: those without links make room.
     pub(super) fn uplink_for(&mut self, up: &LinkUp<'_>) -> usize {
         // Links of two transports may take different paths: each kind is measured for itself.
-        let is_it = |uplink: &Uplink| {
-            uplink.name == up.uplink && (up.rate.is_none() || uplink.is_ordered == up.is_ordered)
-        };
+        let is_it =
+            |uplink: &Uplink| uplink.name == up.uplink && (up.rate.is_none() || uplink.is_ordered == up.is_ordered);
         if let Some(known) = self.uplinks.iter().position(is_it) {
             return known;
         }
@@ -252,6 +251,11 @@ impl Engine {
                     return None;
                 }
             }
+        }
+        if link.is_measured {
+            // In small portions a packet with little in it costs as much as what is measured.
+            let full = link.encapsulation.full_packet();
+            room -= if room < full { 0 } else { room % full };
         }
         Some(room)
     }

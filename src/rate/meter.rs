@@ -416,11 +416,17 @@ mod tests {
     #[test]
     fn a_busy_host_is_not_taken_for_the_path() {
         let mut bench = Bench::new();
-        bench.unit(1, 1_000, 20_000);
-        bench.now += Duration::from_micros(1_000);
-        let stamp = Stamp { seq: 2, sent_us: 0, size: 1_000, probe: 0 };
-        bench.meter.on_stamp(&stamp, Duration::from_micros(1_500), false, bench.now);
-        assert_eq!(bench.report().delay_us, 500, "2 ms after it was sent, of which 1.5 ms were this host's");
+        bench.unit(1, 1_000, 2_000);
+        let mut late = |seq, delay: u32| {
+            bench.now += Duration::from_micros(20_000);
+            let sent_us = ((bench.now - bench.begin).as_micros() as u32).wrapping_sub(delay);
+            let stamp = Stamp { seq, sent_us, size: 1_000, probe: 0 };
+            bench.meter.on_stamp(&stamp, Duration::from_micros(1_500), false, bench.now);
+            bench.report().delay_us
+        };
+        assert_eq!(late(2, 9_000), 7_500, "of 9 ms 1.5 may have been this host's");
+        assert_eq!(late(3, 3_000), 2_000, "and all that is above the least, never more");
+        assert_eq!(late(4, 9_000), 7_500, "which is what it was");
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub struct Encapsulation {
     pub packet_room: u16,
 }
 
+/// A STAMP frame in a datagram of QUIC, and the head of a DATA frame.
+const STAMPED: u16 = 32;
+
 impl Encapsulation {
     /// Nothing is added: links in memory.
     pub const NONE: Self = Self { per_record: 0, per_packet: 0, packet_room: u16::MAX };
@@ -29,6 +32,11 @@ impl Encapsulation {
     /// 8-byte connection ID and 2 bytes of number 11, the tag 16, and the head of a STREAM frame about 10
     /// (RFC 9000 §17.3, §19.8).
     pub const QUIC: Self = Self { per_record: 0, per_packet: 28 + 37, packet_room: 1452 - 37 };
+
+    /// Bytes of frames that fill a packet together with heads of their own and a stamp.
+    pub fn full_packet(self) -> usize {
+        usize::from(self.packet_room.saturating_sub(self.per_record).saturating_sub(STAMPED))
+    }
 
     /// Bytes of packets that a record with `bytes` of frames takes. Nothing for nothing.
     pub fn wire_len(self, bytes: usize) -> u64 {

@@ -13,7 +13,6 @@ use ghostwire::ids::{LinkId, Side, StreamId};
 use ghostwire::rate;
 use ghostwire::sched::encap::Encapsulation;
 use ghostwire::session::{self, Event};
-use ghostwire::units::Bitrate;
 use ghostwire::wire::batch::{Batch, Lane};
 use ghostwire::wire::frame::{self, Class};
 use ghostwire::wire::target::Target;
@@ -60,7 +59,7 @@ struct End {
 }
 
 impl End {
-    fn new(side: Side, load: Load, mode: Option<rate::Params>, rtt: Duration, epoch: Instant) -> Self {
+    fn new(side: Side, load: Load, rtt: Duration, epoch: Instant) -> Self {
         let session = session::Params {
             peer_stream_window: 1 << 40,
             peer_session_window: 1 << 40,
@@ -72,8 +71,7 @@ impl End {
         let up = LinkUp {
             uplink: "fiber",
             encapsulation: Encapsulation::QUIC,
-            rate: mode,
-            limit: mode.is_none().then_some(Bitrate::from_mbit(1_000)),
+            rate: Some(rate::Params::default()),
             is_ordered: false,
             rtt: Some(rtt),
             ..LinkUp::plain(0)
@@ -248,18 +246,14 @@ impl Case {
     }
 
     fn run(self, seconds: u64) -> Run {
-        self.run_with(Some(rate::Params::default()), seconds)
-    }
-
-    fn run_with(self, mode: Option<rate::Params>, seconds: u64) -> Run {
         #[expect(clippy::disallowed_methods, reason = "the epoch: only differences to it are ever used")]
         let epoch = Instant::now();
         let mut profile = Profile::builtin("lan").unwrap_or_else(|e| panic!("{e}"));
         profile.up = profile.up.with(&settings(self.up));
         profile.down = profile.down.with(&settings(self.down));
         let rtt = Duration::from_nanos(profile.up.delay + profile.down.delay);
-        let client = End::new(Side::Client, self.client, mode, rtt, epoch);
-        let server = End::new(Side::Server, self.server, mode, rtt, epoch);
+        let client = End::new(Side::Client, self.client, rtt, epoch);
+        let server = End::new(Side::Server, self.server, rtt, epoch);
         let mut world = World::new(client, server, &[profile], 1);
         for (at, way, text) in self.changes {
             let span = at - world.now();
@@ -323,11 +317,14 @@ fn both_ways_of_a_line_are_full_at_once_and_a_call_beside_them_does_not_notice()
 }
 
 #[test]
-fn without_measuring_the_same_call_waits_in_the_modem() {
-    let case = Case {
-        client: Load { bulk: false, voice: true },
-        ..Case::new("rate=10mbit buffer=10s delay=10ms", "rate=50mbit buffer=10s delay=10ms")
-    };
-    let run = case.run_with(None, 2);
-    assert!(delay(&run.world.server, &run.world.client, 0, 1, 0.95) > 200.0);
+fn a_line_that_halves_and_doubles_is_followed_though_the_other_way_is_full() {
+    let case = Case::new("rate=20mbit buffer=500ms delay=20ms", "rate=40mbit buffer=500ms delay=20ms");
+    let changes = vec![(5 * SECOND, Way::Down, "rate=20mbit"), (8 * SECOND, Way::Down, "rate=100mbit")];
+    let run = Case { changes, ..case }.run(14);
+    let client = &run.world.client;
+    let rates = [mbit(client, 3, 5) / 40.0, mbit(client, 6, 8) / 20.0, mbit(client, 10, 14) / 100.0];
+    eprintln!("{rates:?}");
+    assert!(rates.iter().all(|share| (0.86..1.0).contains(share)), "{rates:?}{}", run.told());
+    let late = delay(&run.world.server, client, 6, 8, 0.95);
+    assert!(late <= 20.0 + 10.0, "{late:.1} ms");
 }

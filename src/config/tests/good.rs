@@ -75,7 +75,8 @@ fn rates_that_are_measured_have_a_profile_and_bounds() {
     let auto = client(&format!("[rate]\nmode = \"auto\"\n{uplink}"));
     assert_eq!(auto.rate, Rate { mode: RateMode::Auto, ..Rate::default() });
     assert_eq!(auto.rate.terms().unwrap().initial, Bitrate::from_mbit(10));
-    let text = "[rate]\nmode = \"auto\"\nprofile = \"latency\"\nmin = \"1mbit\"\nmax = \"80mbit\"\ninitial = \"2mbit\"\n";
+    let text =
+        "[rate]\nmode = \"auto\"\nprofile = \"latency\"\nmin = \"1mbit\"\nmax = \"80mbit\"\ninitial = \"2mbit\"\n";
     let terms = client(&format!("{text}{uplink}")).rate.terms().unwrap();
     let mbit = Bitrate::from_mbit;
     assert_eq!((terms.profile, terms.min, terms.max, terms.initial), (0, mbit(1), mbit(80), mbit(2)));

@@ -57,6 +57,8 @@ pub struct Controller {
     probe_id: u8,
     /// The queue of a probe is to go first.
     settling: bool,
+    /// When a probe raised the delay last.
+    probe_failed: f64,
     elevated: Option<f64>,
     /// Since when the delay is above the limit.
     high_since: Option<f64>,
@@ -138,6 +140,7 @@ impl Controller {
             next_probe: 0.0,
             probe_id: 0,
             settling: false,
+            probe_failed: f64::NEG_INFINITY,
             elevated: None,
             high_since: None,
             backlogged: false,

@@ -73,6 +73,7 @@ impl Controller {
             }
             Verdict::Grew(delivered) => {
                 self.failed(delivered);
+                self.probe_failed = at;
                 self.settling = true;
                 self.next_probe = at + self.interval;
                 self.end_probe(Reason::ProbeRaisedDelay, before, at);

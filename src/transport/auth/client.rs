@@ -49,7 +49,15 @@ pub struct Ask {
 impl Ask {
     /// For a link over `uplink`, sealed where necessary, within [`TIMEOUT`].
     pub fn new(session: SessionId, uplink: impl Into<String>, windows: Windows) -> Self {
-        Self { session, uplink: uplink.into(), seal: SealWish::Auto, windows, limit: None, rate: None, timeout: TIMEOUT }
+        Self {
+            session,
+            uplink: uplink.into(),
+            seal: SealWish::Auto,
+            windows,
+            limit: None,
+            rate: None,
+            timeout: TIMEOUT,
+        }
     }
 }
 
