@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use crate::transport::sockopt;
 use crate::transport::via::{self, Via};
 use crate::wire::code::Code;
 use crate::wire::target::Target;
@@ -55,7 +56,7 @@ impl System {
 
     async fn connect_via(&self, via: &Via, target: &Target) -> io::Result<TcpStream> {
         let mut socket = TcpStream::connect((via.host.as_str(), via.port)).await?;
-        socket.set_nodelay(true)?;
+        sockopt::tune_local(&socket)?;
         via::open(via, &mut socket, target).await?;
         Ok(socket)
     }
@@ -87,7 +88,7 @@ impl Net for System {
             return self.connect_via(via, &Target::Ip(addr)).await;
         }
         let socket = TcpStream::connect(addr).await?;
-        socket.set_nodelay(true)?;
+        sockopt::tune_local(&socket)?;
         Ok(socket)
     }
 

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::Counters;
+use crate::transport::sockopt;
 
 /// First wait after an error of the host (no descriptors, no memory); doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -48,7 +49,7 @@ pub(super) async fn accept_each<A: Accept>(
                 }
                 counters.accepted.inc();
                 // Fails only when the connection is gone already; its first read tells.
-                let _ = socket.set_nodelay(true);
+                let _ = sockopt::tune_local(&socket);
                 take(socket, from);
             }
             Err(error) if concerns_one_connection(&error) => {

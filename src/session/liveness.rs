@@ -42,6 +42,9 @@ const DOUBT_MIN: Duration = Duration::from_millis(500);
 /// whatever arrives: we are heard no more. A path may fail in one direction only, and the peer's pings alone would make
 /// it look well for ever.
 const UNHEARD_AFTER: Duration = Duration::from_secs(6);
+/// A packet lost twice holds back what comes after it for two round trips (TCP delivers in order), which is no silence of
+/// the link. No longer than this, so that a link that has really fallen silent stalls nobody for two seconds.
+const HELD_BACK_MAX: Duration = Duration::from_millis(1250);
 /// Open pings that are remembered.
 const OPEN_MAX: usize = 64;
 /// Before the first measurement (RFC 6298 §2.1).
@@ -227,7 +230,8 @@ impl Liveness {
     /// ping is overdue by so much that arrivals do not matter.
     fn suspect_at(&self) -> Option<Instant> {
         let asked = self.open.front().map(|(_, at)| *at).or(self.waiting)?;
-        let quiet = self.params.suspect_min.max(self.busy_interval() * 2);
+        let held_back = (self.srtt.unwrap_or(RTT_INITIAL) * 2).min(HELD_BACK_MAX);
+        let quiet = self.params.suspect_min.max(self.busy_interval() * 2).max(held_back);
         let silent = (asked + self.suspect_after()).max(self.last_rx + quiet);
         Some(self.unheard_at().map_or(silent, |at| at.min(silent)))
     }

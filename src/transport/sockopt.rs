@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "getsockopt(TCP_INFO), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has safe calls"
+    reason = "getsockopt(TCP_INFO, IP_MTU), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has safe calls"
 )]
 
 use std::io;
@@ -76,6 +76,32 @@ pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes of an IP packet that the route to `remote` takes at its first hop, as the kernel knows by now (ip(7), `IP_MTU`).
+/// Nothing is sent to find out.
+///
+/// # Errors
+/// There is no route, or this end of it may not be used.
+pub fn route_mtu(remote: &SocketAddr, bind: &Bind) -> io::Result<u32> {
+    let socket = Socket::new(Domain::for_address(*remote), Type::DGRAM, Some(Protocol::UDP))?;
+    if let Some(interface) = &bind.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    if let Some(source) = bind.source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    socket.connect(&(*remote).into())?;
+    let (level, option) =
+        if remote.is_ipv4() { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open; pointer and length describe an int that outlives the call.
+    let status = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(value).map_err(io::Error::other)
+}
+
 /// An unconnected TCP socket for dialling `remote`.
 ///
 /// # Errors
@@ -100,6 +126,25 @@ pub fn tune(tcp: &TcpStream) {
     let _ = socket.set_tcp_notsent_lowat(UNSENT_START);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
     let rtt = tcp_info(tcp).map_or(Duration::ZERO, |info| info.rtt);
+    choose_congestion(&socket, rtt);
+}
+
+/// Sets up a connection of a user, to or from this site: no Nagle delay (what the tunnel brings has waited long enough),
+/// and on a short path the congestion control that suits it. On a longer one the system's choice stays.
+///
+/// # Errors
+/// The connection is gone.
+pub fn tune_local(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    if let Ok(info) = tcp_info(tcp)
+        && info.rtt < SHORT_PATH
+    {
+        choose_congestion(&SockRef::from(tcp), info.rtt);
+    }
+    Ok(())
+}
+
+fn choose_congestion(socket: &SockRef<'_>, rtt: Duration) {
     for name in congestion_for(rtt) {
         if socket.set_tcp_congestion(name.as_bytes()).is_ok() {
             break;
@@ -264,6 +309,24 @@ mod tests {
         assert!(allowed.split_whitespace().any(|n| n == name), "{name} is one of {allowed}");
         assert_ne!(name, "bbr", "bbr is slow on loopback");
         assert_eq!(congestion_for(Duration::from_millis(200))[0], "bbr");
+    }
+
+    #[tokio::test]
+    async fn connections_of_users_get_it_too_and_do_not_wait_for_more() {
+        let (a, _b) = pair().await;
+        a.set_nodelay(false).unwrap();
+        tune_local(&a).unwrap();
+        assert!(a.nodelay().unwrap());
+        assert_ne!(congestion(&a).unwrap(), "bbr", "whatever the system's default is");
+    }
+
+    #[test]
+    fn the_route_to_this_host_takes_more_than_any_network() {
+        let mtu = |remote: &str| route_mtu(&remote.parse().unwrap(), &Bind::default());
+        assert!(mtu("127.0.0.1:9").unwrap() >= 16 * 1024);
+        assert!(mtu("[::1]:9").unwrap() >= 16 * 1024);
+        let nowhere = Bind { interface: Some("no-such-if0".into()), source: None };
+        assert!(route_mtu(&"127.0.0.1:9".parse().unwrap(), &nowhere).is_err());
     }
 
     #[tokio::test]

@@ -148,7 +148,7 @@ impl Endpoint {
         let endpoint = self.endpoint(&options.bind, Family::of(address.ip()))?;
         let rate = Arc::new(Rate::default());
         let mut config = ClientConfig::new(params::client_crypto(&options.tls)?);
-        config.transport_config(self.params.transport(&rate));
+        config.transport_config(self.params.for_route(address, &options.bind).transport(&rate));
         let name = options.sni.as_deref().unwrap_or(&options.host);
         let connecting = endpoint.connect_with(config, address, name).map_err(|e| LinkError::Quic(e.to_string()))?;
         let connection = connecting.await.map_err(error::connection)?;

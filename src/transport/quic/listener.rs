@@ -13,11 +13,12 @@ use std::{fmt, io};
 use quinn::{Connection, RecvStream, SendStream, ServerConfig, TokioRuntime};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::bind::{self, Bind};
 use super::congestion::Rate;
+use super::decoy;
 use super::error::{self, CLOSE_OK};
 use super::params::{self, Params};
 use super::raw::{self, Raw, canonical, local_address};
-use super::{bind, decoy};
 use crate::transport::LinkError;
 
 /// Handshakes under way from which on a source has to prove its address.
@@ -173,7 +174,8 @@ impl Incoming {
         let deadline = Instant::now() + patience;
         let rate = Arc::new(Rate::default());
         let mut config = self.config;
-        config.transport_config(self.params.transport(&rate));
+        config
+            .transport_config(self.params.for_route(self.attempt.remote_address(), &Bind::default()).transport(&rate));
         let connecting = self.attempt.accept_with(Arc::new(config)).map_err(error::connection)?;
         let connection = match timeout_at(deadline, connecting).await {
             Ok(result) => result.map_err(error::connection)?,

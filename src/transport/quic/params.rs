@@ -4,6 +4,7 @@
 //! breaks those rules. Until a peer is authenticated it gets small ones; [`Raw::into_link`](super::Raw::into_link)
 //! opens them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use super::bind::Bind;
 use super::congestion::{Factory, ModelConfig, Rate};
-use crate::transport::LinkError;
+use super::raw::canonical;
+use crate::transport::{LinkError, sockopt};
 
 /// What every endpoint offers and asks for: to an observer the connection is HTTP/3 (RFC 9114 §3.1).
 const ALPN: &[u8] = b"h3";
@@ -23,6 +26,13 @@ const EARLY_WINDOW: u32 = 128 * 1024;
 
 /// Lanes that a peer may open before it is authenticated. quinn keeps some 50 bytes for each allowed stream.
 const EARLY_LANES: u32 = 1024;
+
+/// Largest UDP payload used. quinn sends ten packets with one call, which the kernel refuses above 65,507 bytes.
+const PAYLOAD_MAX: u16 = 6500;
+
+/// Heads of IP without options, and of UDP.
+const HEADS_V4: u32 = 20 + 8;
+const HEADS_V6: u32 = 40 + 8;
 
 /// Which congestion controller paces a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,7 +59,8 @@ pub struct Params {
     pub receive_window: u64,
     /// Bytes written and not acknowledged, at most. Default 64 MiB; see [`SendWindow`](super::window::SendWindow).
     pub send_window: u64,
-    /// Largest UDP payload that path MTU discovery (RFC 8899) tries, 1200..=9000. Default 1452.
+    /// Largest UDP payload that path MTU discovery (RFC 8899) tries, 1200..=6500. Default 1452, which every common access
+    /// network takes; see [`Params::for_route`].
     pub mtu_max: u16,
     /// Silence after which a connection is given up; longer than the session's own patience. Default 90 s.
     pub idle_timeout: Duration,
@@ -78,11 +89,25 @@ impl Default for Params {
 }
 
 impl Params {
+    /// The same for connections to `remote`: path MTU discovery tries what the first hop takes, so that a network of jumbo
+    /// frames carries long packets and a tunnel within a tunnel is asked for no more than fits.
+    pub(super) fn for_route(&self, remote: SocketAddr, bind: &Bind) -> Self {
+        let remote = canonical(remote);
+        let bind = sockopt::Bind {
+            source: bind.source.filter(|s| s.is_ipv4() == remote.is_ipv4()),
+            interface: bind.interface.clone(),
+        };
+        let heads = if remote.is_ipv4() { HEADS_V4 } else { HEADS_V6 };
+        let fits = sockopt::route_mtu(&remote, &bind).ok().map(|mtu| mtu.saturating_sub(heads));
+        let mtu_max = fits.map_or(self.mtu_max, |fits| fits.clamp(1200, PAYLOAD_MAX.into()) as u16);
+        Self { mtu_max, ..self.clone() }
+    }
+
     /// The transport configuration of one connection, whose controller reports to and listens to `rate`.
     pub(super) fn transport(&self, rate: &Arc<Rate>) -> Arc<TransportConfig> {
         let mut config = TransportConfig::default();
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(self.mtu_max.clamp(1200, 9000));
+        mtu.upper_bound(self.mtu_max.clamp(1200, PAYLOAD_MAX));
         config
             .max_concurrent_bidi_streams(VarInt::from_u32(MAX_BIDI))
             .max_concurrent_uni_streams(VarInt::from_u32(EARLY_LANES.min(self.max_lanes)))
@@ -113,7 +138,7 @@ impl Params {
     pub(super) fn endpoint(&self) -> EndpointConfig {
         let mut config = EndpointConfig::default();
         // Also sizes the receive buffer: this, times 64 segments, times 32 messages. The range makes it infallible.
-        let _ = config.max_udp_payload_size(self.mtu_max.clamp(1472, 9000));
+        let _ = config.max_udp_payload_size(PAYLOAD_MAX);
         // A fixed bit that is not set would make us stand out (RFC 9287).
         config.grease_quic_bit(false);
         config
