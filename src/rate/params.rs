@@ -106,7 +106,7 @@ impl Profile {
             baseline_window: Duration::from_secs(30),
             baseline_shift_max: Some(Duration::from_millis(150)),
             loss_excess: 0.015,
-            compete: true,
+            compete: false,
             metered: false,
             mtu: 1_500,
             ordered: false,
@@ -116,11 +116,12 @@ impl Profile {
                 cruise: 0.95,
                 cut_queue: Duration::from_millis(4),
                 baseline_shift_max: Some(Duration::from_millis(40)),
-                compete: false,
                 ..balanced
             },
             Self::Balanced => balanced,
-            Self::Throughput => Params { cut_queue: Duration::from_millis(15), baseline_shift_max: None, ..balanced },
+            Self::Throughput => {
+                Params { cut_queue: Duration::from_millis(15), baseline_shift_max: None, compete: true, ..balanced }
+            }
         }
     }
 }
