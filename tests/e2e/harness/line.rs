@@ -81,6 +81,6 @@ fn carry(near: &UdpSocket, far: &UdpSocket, mut link: Link<Vec<u8>>, stop: &Atom
                 (Direction::Down, None) => Ok(0),
             };
         }
-        thread::sleep(LOOK);
+        thread::park_timeout(LOOK);
     }
 }
