@@ -35,6 +35,8 @@ pub(super) struct Measured {
     controller: Controller,
     /// Bytes of control frames that no stamp covers yet.
     unstamped: u64,
+    /// Bytes of the latest batch, where the next stamp is to cover it.
+    before: u64,
     /// What the shaper was told last, bytes a second.
     told: u64,
     /// Links wait for room in the window.
@@ -87,7 +89,7 @@ impl Measured {
         if let Some(rtt) = rtt {
             controller.on_handshake(rtt, now);
         }
-        Self { controller, unstamped: 0, told: 0, is_held: false, level: Level::Green, level_told: None }
+        Self { controller, unstamped: 0, before: 0, told: 0, is_held: false, level: Level::Green, level_told: None }
     }
 
     pub(super) fn window(&self) -> u64 {
@@ -143,7 +145,10 @@ impl Engine {
         if measured.unstamped == 0 || !has_data && measured.unstamped < UNSTAMPED_MAX {
             return;
         }
-        let size = std::mem::take(&mut measured.unstamped).min(UNIT_MAX.into()) as u32;
+        let batch_size = std::mem::take(&mut measured.unstamped);
+        // A stamp in the first packet comes when all that was sent before it has come, and nothing of its own batch.
+        let size = if link.is_ordered { batch_size } else { std::mem::replace(&mut measured.before, batch_size) };
+        let size = size.clamp(1, UNIT_MAX.into()) as u32;
         let stamp = measured.controller.on_sent(size, now);
         batch.frame(link.measure_lane(), &Frame::Stamp(stamp), false);
         self.pace_measured(index);
