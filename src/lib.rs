@@ -7,6 +7,7 @@
 pub mod ids;
 pub mod units;
 
+pub mod segment;
 pub mod wire;
 
 pub mod rate;

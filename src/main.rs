@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         server: |config, daemon| server::run(*config, daemon),
         client: |config, daemon| client::run(*config, daemon),
         status: print_status,
+        ping: client::ping::run,
         stdio: client::stdio::run,
         reload: |socket| reload(&socket),
         explain: |socket| explain(&socket),

@@ -39,6 +39,36 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Packet mode, when it is configured.
     pub tun: Option<TunStatus>,
+    /// Sockets of raw links, on either side.
+    pub raw: Vec<RawStatus>,
+}
+
+/// Counters of a raw socket.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawStatus {
+    /// Its own address.
+    pub local: String,
+    /// How packets reach the wire: `af_packet` or `pcap`.
+    pub backend: String,
+    /// Segments sent.
+    pub sent: u64,
+    /// Segments delivered.
+    pub received: u64,
+    /// Segments dropped, by reason; reasons that occurred.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl From<crate::transport::raw::stats::Shown> for RawStatus {
+    fn from(shown: crate::transport::raw::stats::Shown) -> Self {
+        Self {
+            local: shown.local.to_string(),
+            backend: shown.backend.to_owned(),
+            sent: shown.sent,
+            received: shown.received,
+            dropped: shown.dropped.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        }
+    }
 }
 
 impl Status {
@@ -51,6 +81,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: uptime.as_secs_f64(),
             memory: Memory { rss_bytes: crate::admin::memory::resident(), buffered_bytes: 0 },
+            raw: crate::transport::raw::stats::all().into_iter().map(RawStatus::from).collect(),
             ..Self::default()
         }
     }
@@ -224,8 +255,10 @@ pub struct SessionTotals {
 pub struct LinkStatus {
     /// Number on this host.
     pub id: u32,
-    /// `ws` or `quic`.
+    /// `ws`, `quic` or `raw`.
     pub transport: String,
+    /// How its packets reach the wire, for `raw`: `af_packet` or `pcap`.
+    pub backend: Option<String>,
     /// Uplink of the client.
     pub uplink: String,
     /// Address of the other end of the outer connection.
@@ -266,7 +299,7 @@ pub struct LinkStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ListenerStatus {
-    /// `forward`, `udp` or `socks5`; on a server also `ws`, `wss` and `quic`, where links come in.
+    /// `forward`, `udp` or `socks5`; on a server also `ws`, `wss`, `quic` and `raw`, where links come in.
     pub kind: String,
     /// Its address.
     pub listen: String,
@@ -511,6 +544,7 @@ impl LinkStatus {
         Self {
             id: link.id.0,
             transport: told(|meta| meta.info.transport.to_string()),
+            backend: meta.and_then(|meta| meta.info.backend).map(str::to_owned),
             uplink: told(|meta| meta.uplink.clone()),
             remote: told(|meta| meta.info.remote.to_string()),
             local: told(|meta| meta.info.local.to_string()),
@@ -548,7 +582,8 @@ mod tests {
 
     fn meta() -> LinkMeta {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let info = LinkInfo { transport: TransportKind::Quic, remote: address(443), local: address(50_000), tls: true };
+        let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
+        let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet") };
         LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None, rate: None, rtt: None }
     }
 
@@ -568,7 +603,8 @@ mod tests {
         assert_eq!((status.id.as_str(), status.peer.as_str(), status.is_connected()), ("abababab", "ir", true));
         let [link] = &status.links[..] else { panic!("one link, not {:?}", status.links) };
         assert_eq!((link.id, link.rank, link.age_s), (3, 1, 2.5));
-        assert_eq!((link.transport.as_str(), link.uplink.as_str()), ("quic", "fiber"));
+        assert_eq!((link.transport.as_str(), link.uplink.as_str()), ("raw", "fiber"));
+        assert_eq!(link.backend.as_deref(), Some("af_packet"));
         assert_eq!((link.remote.as_str(), link.local.as_str()), ("127.0.0.1:443", "127.0.0.1:50000"));
         assert_eq!((link.srtt_ms, link.sent_bps, link.received_bps), (None, Some(0), Some(0)));
     }

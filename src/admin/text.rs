@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus, SessionStatus, Status,
-    TunStatus,
+    DatagramStatus, DialState, DialStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus, RawStatus,
+    SessionStatus, Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -46,6 +46,10 @@ pub fn render(status: &Status) -> String {
     if !status.dials.is_empty() {
         text.push('\n');
         text.push_str(&dials(&status.dials));
+    }
+    if !status.raw.is_empty() {
+        text.push('\n');
+        text.push_str(&raw(&status.raw));
     }
     text
 }
@@ -281,6 +285,17 @@ fn dials(dials: &[DialStatus]) -> String {
     table.render("")
 }
 
+fn raw(sockets: &[RawStatus]) -> String {
+    let mut table = Table::new(&[Align::Left, Align::Left, Align::Right, Align::Right, Align::Left]);
+    table.row(["RAW SOCKET", "BACK END", "SENT", "RECEIVED", "DROPPED"]);
+    for socket in sockets {
+        let dropped: Vec<_> = socket.dropped.iter().map(|(reason, n)| format!("{n} {}", clean(reason))).collect();
+        let (sent, received) = (socket.sent.to_string(), socket.received.to_string());
+        table.row([clean(&socket.local), clean(&socket.backend), sent, received, dropped.join(", ")]);
+    }
+    table.render("")
+}
+
 fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
@@ -355,6 +370,13 @@ mod tests {
                 attempts: 3,
                 last_error: Some("refused\x1b[31m".into()),
             }],
+            raw: vec![RawStatus {
+                local: "192.0.2.10:40000".into(),
+                backend: "af_packet".into(),
+                sent: 12,
+                received: 3456,
+                dropped: [("replayed".to_owned(), 2), ("reset".to_owned(), 7)].into(),
+            }],
             peers: Vec::new(),
             tun: None,
         }
@@ -401,6 +423,9 @@ forward   127.0.0.1:8080  10.0.0.5:80     1         3        0      0   0 B     
 
 UPLINK  ENDPOINT                   STATE           TRIES  LAST ERROR
 lte     quic://ir.example.org:443  again in 2.1 s      3  refused?[31m
+
+RAW SOCKET        BACK END   SENT  RECEIVED  DROPPED
+192.0.2.10:40000  af_packet    12      3456  2 replayed, 7 reset
 ";
         assert_eq!(render(&example()), expected);
     }
@@ -426,6 +451,7 @@ lte     quic://ir.example.org:443  again in 2.1 s      3  refused?[31m
         status.sessions[0].links[0].sealed = Some(evil.into());
         status.listeners[0].peer = Some(evil.into());
         status.dials[0].endpoint = evil.into();
+        status.raw[0].local = evil.into();
         let text = render(&status);
         assert!(text.contains("owned"));
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");

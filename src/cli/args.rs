@@ -45,6 +45,15 @@ pub(super) enum Command {
     /// predecessors when it starts; this does the latter without a start. Needs the same privileges, and the network
     /// namespace of the site that was killed.
     Cleanup,
+    /// Dial every endpoint of a client's configuration, and say how long each takes to answer
+    ///
+    /// Shakes hands on the outside only (TCP, TLS, WebSocket, QUIC, crafted TCP): no session is touched, and nothing is
+    /// sent that only a peer may send.
+    Ping(PingArgs),
+    /// List the network interfaces that raw links can use, with addresses, routers and Ethernet addresses
+    Iface,
+    /// Show the TCP segments that arrive on a port, as raw links see them
+    Dump(Dump),
     /// Connect standard input and output to a target, through a running site (ssh -o ProxyCommand="ghostwire stdio %h:%p")
     Stdio(StdioArgs),
     /// Turn a configuration of GhostWire or paqet into one of ours
@@ -77,6 +86,33 @@ pub(super) struct File {
     /// Configuration
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PingArgs {
+    /// Configuration of a client
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Dials of each endpoint
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) count: u32,
+    /// Longest wait for an answer
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = ping_timeout)]
+    pub(super) timeout: Duration,
+}
+
+/// What `ghostwire dump` is to show.
+#[derive(Args, Debug)]
+pub(super) struct Dump {
+    /// Port of the raw link
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: u16,
+    /// Interface to look at; default: all
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) interface: Option<String>,
+    /// End after so many segments
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub(super) count: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -145,6 +181,10 @@ pub struct Demo {
     /// A path from a file such as netem/profiles/ar-nl.toml, in place of the three above
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
+}
+
+fn ping_timeout(text: &str) -> Result<Duration, String> {
+    within(text, parse_duration, Duration::from_millis(100), Duration::from_secs(60), "100ms to 60s")
 }
 
 fn round_trip(text: &str) -> Result<Duration, String> {

@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod cleanup;
+mod iface;
 mod import;
 mod keygen;
 mod logging;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::args::{Command, Line};
+use crate::client::ping::Ping;
 use crate::config::{self, Client, Server};
 use crate::site::Daemon;
 
@@ -41,6 +43,8 @@ pub struct Handlers {
     pub client: fn(Box<Client>, Daemon) -> anyhow::Result<()>,
     /// Asks a running site.
     pub status: fn(Status) -> anyhow::Result<()>,
+    /// Pings endpoints, and writes what they answer.
+    pub ping: fn(&Ping, &mut dyn Write) -> anyhow::Result<()>,
     /// Connects standard input and output.
     pub stdio: fn(Stdio) -> anyhow::Result<()>,
     /// Asks the running site at a socket to read its configuration again.
@@ -106,6 +110,22 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
             Err(error) => streams.failed(&error.into()),
         },
         Command::Cleanup => cleanup::cleanup(streams).unwrap_or_else(|error| streams.failed(&error)),
+        Command::Ping(args) => match config::load_client(&args.config) {
+            Ok(config) => {
+                let ping = Ping { config, count: args.count, timeout: args.timeout };
+                let outcome = (handlers.ping)(&ping, streams.out);
+                streams.outcome(outcome)
+            }
+            Err(errors) => streams.bad_config(&errors),
+        },
+        Command::Iface => {
+            let outcome = iface::list(streams);
+            streams.outcome(outcome)
+        }
+        Command::Dump(args) => {
+            let outcome = iface::dump(&args, streams);
+            streams.outcome(outcome)
+        }
         Command::Stdio(args) => match Stdio::from_args(args) {
             Ok(ask) => streams.outcome((handlers.stdio)(ask)),
             Err(stdio::Unknown::Config(errors)) => streams.bad_config(&errors),

@@ -18,6 +18,7 @@ const HANDLERS: Handlers = Handlers {
     server: |server, _| bail!("server {}", server.site.name),
     client: |client, _| bail!("client {}", client.site.name),
     status: |status| bail!("status {} {}", status.socket.display(), status.json),
+    ping: |ping, _| bail!("ping {} {} {:?}", ping.config.site.name, ping.count, ping.timeout),
     stdio: |ask| bail!("stdio {} {}", ask.proxy, ask.target),
     reload: |socket| bail!("reload {}", socket.display()),
     explain: |socket| bail!("explain {}", socket.display()),

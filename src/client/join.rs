@@ -29,12 +29,12 @@ use crate::site::params;
 use crate::site::report::{self, Reporter};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
-use crate::transport::quic;
 use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
 use crate::wire::rate::Terms;
 
+use super::dial::Dialers;
 use super::status::Dial;
 
 /// While there is no session, links are admitted one at a time, so that they do not found one each. A handshake that
@@ -62,7 +62,7 @@ pub(super) struct Site {
     closing: Cell<bool>,
     /// No stream is left to carry to its end.
     over: Cell<bool>,
-    pub(super) quic: quic::Endpoint,
+    pub(super) dialers: Dialers,
     pub(super) serving: RefCell<Serving>,
     pub(super) reporter: Reporter,
     pub(super) packets: RefCell<Option<Packets>>,
@@ -97,7 +97,7 @@ pub(super) enum JoinError {
 }
 
 impl Site {
-    pub(super) fn new(config: &config::Client) -> anyhow::Result<Rc<Self>> {
+    pub(super) fn new(config: &config::Client, dialers: Dialers) -> anyhow::Result<Rc<Self>> {
         let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
         let first = new_shell(&limits);
         let slot = SessionSlot::default();
@@ -124,7 +124,7 @@ impl Site {
             founding: Mutex::new(()),
             closing: Cell::new(false),
             over: Cell::new(false),
-            quic: quic::Endpoint::new(quic::Params::default()),
+            dialers,
             serving: RefCell::default(),
             dialling: Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp),
             reporter: Reporter::default(),
@@ -293,7 +293,7 @@ impl Site {
         };
         // Links that do not take their goodbye in time end with the process.
         let _late = tokio::time::timeout(Duration::from_secs(2), closed).await;
-        self.quic.close(Duration::from_millis(500)).await;
+        self.dialers.close().await;
     }
 }
 

@@ -6,6 +6,7 @@
 mod dial;
 mod fallback;
 mod join;
+pub mod ping;
 mod reload;
 mod slot;
 mod status;
@@ -27,6 +28,7 @@ use crate::site::{self, Daemon, Edges, Packets, Sockets, notify, packets};
 use crate::tun::Masquerade;
 use crate::wire::packet::prefix::Prefix;
 
+use dial::Dialers;
 use join::Site;
 use reload::Reloader;
 
@@ -41,6 +43,7 @@ pub struct Client {
     sockets: Sockets,
     edges: Edges,
     masquerade: Option<Masquerade>,
+    dialers: Dialers,
     status: Option<admin::Socket>,
 }
 
@@ -71,7 +74,8 @@ impl Client {
         let status = site::status_socket(&config.admin)?;
         let peers = config.tun.as_ref().map_or_else(Vec::new, server_as_peer);
         let masquerade = packets::masquerade(config.tun.as_ref(), &peers)?;
-        Ok(Self { config, daemon, sockets, edges, masquerade, status })
+        let dialers = Dialers::new(&config);
+        Ok(Self { config, daemon, sockets, edges, masquerade, dialers, status })
     }
 
     /// Where it listens: forwards in the order of the configuration, then SOCKS5.
@@ -93,7 +97,7 @@ impl Client {
     /// # Errors
     /// What keeps the client from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, daemon, sockets, edges, masquerade, status } = self;
+        let Self { config, daemon, sockets, edges, masquerade, dialers, status } = self;
         let packets = match &config.tun {
             Some(tun) => {
                 let workers = config.performance.packet_workers;
@@ -101,7 +105,7 @@ impl Client {
             }
             None => None,
         };
-        let handle = start(&config, edges)?;
+        let handle = start(&config, edges, dialers)?;
         if let Some(packets) = packets {
             handle.site.carry_packets(packets)?;
         }
@@ -139,8 +143,8 @@ fn server_as_peer(tun: &config::Tun) -> Vec<(String, Vec<Prefix>)> {
     vec![("server".to_owned(), tun.networks())]
 }
 
-fn start(config: &config::Client, edges: Edges) -> anyhow::Result<Handle> {
-    let site = Site::new(config)?;
+fn start(config: &config::Client, edges: Edges, dialers: Dialers) -> anyhow::Result<Handle> {
+    let site = Site::new(config, dialers)?;
     site.serve(edges)?;
     for uplink in &config.uplinks {
         spawn_local(uplink::run(Rc::clone(&site), uplink.clone(), config.rate, config.retry.clone()));
@@ -169,8 +173,9 @@ pub fn run(config: config::Client, daemon: Daemon) -> anyhow::Result<()> {
     crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async {
+        let terminated = crate::runtime::signal::terminated();
         let client = Client::bind_as(config, Some(daemon))?;
         client.drop_privileges()?;
-        client.run(crate::runtime::signal::terminated()).await
+        client.run(terminated).await
     })
 }

@@ -91,7 +91,7 @@ impl Slot {
     /// Dials and joins, then waits until the place is free again. Returns how long it was taken, and why the link ended if
     /// it has.
     async fn attempt(&self) -> Result<(Duration, Option<LinkEnd>), Failure> {
-        let raw = self.dialler.dial(&self.site).await.map_err(Failure::passing)?;
+        let raw = self.dialler.dial(&self.site.dialers).await.map_err(Failure::passing)?;
         let (link, end) = self.site.join(raw, &self.uplink, self.rank).await.map_err(Failure::joining)?;
         let since = clock::now();
         self.report(status::Dial::connected);

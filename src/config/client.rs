@@ -11,11 +11,13 @@ use crate::config::endpoint::{self, Endpoint};
 use crate::config::exit::{self, Exit};
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::occupied::Occupied;
+use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
 use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
 use crate::connectors::allow::AllowList;
+use crate::segment::codec::Mac;
 use crate::transport::TransportKind;
 use crate::transport::via::Via;
 use crate::units::{Bitrate, ByteSize};
@@ -53,6 +55,8 @@ pub struct Client {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How raw links look.
+    pub raw: Raw,
     /// How targets are dialled.
     pub exit: Exit,
     /// How the process behaves.
@@ -79,6 +83,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// Address that its sockets are bound to. `None`: as the routing table says.
     pub source: Option<IpAddr>,
+    /// Ethernet address of the next hop, for raw links. `None`: as the neighbour table says.
+    pub gateway_mac: Option<Mac>,
     /// A proxy that its WebSockets are dialled through.
     pub via: Option<Via>,
     /// Ways to the server, at least one; the first that works is used.
@@ -105,7 +111,7 @@ impl Uplink {
     pub fn pool_size(&self, transport: TransportKind) -> PoolSize {
         match transport {
             TransportKind::Ws => self.ws_links,
-            TransportKind::Quic | TransportKind::Mem => PoolSize { min: 1, max: 1 },
+            TransportKind::Quic | TransportKind::Raw | TransportKind::Mem => PoolSize { min: 1, max: 1 },
         }
     }
 }
@@ -157,6 +163,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let raw = root.table("raw", Raw::read);
     let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
     root.complain_about_unknown_keys();
@@ -176,6 +183,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         admin,
         log,
         seal,
+        raw,
         exit,
         process,
         rate,
@@ -194,6 +202,8 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
     let interface = entry.parsed("interface", interface, interface_name);
     let source = Shape::optional("string", "by routing", "an address of this host");
     let source = entry.parsed("source", source, |text| text.parse().map_err(|_| "is not an address"));
+    let mac = Shape::optional("string", "asked of the network", "an Ethernet address");
+    let gateway_mac = entry.parsed("gateway_mac", mac, str::parse::<Mac>);
     let via = exit::via(entry, "via_password_file");
     let endpoints = endpoint::list(entry);
     if via.is_some() && endpoints.iter().any(|endpoint| endpoint.transport != TransportKind::Ws) {
@@ -203,6 +213,9 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
     let ws_links = entry.parsed("links", shape, pool_size).unwrap_or(PoolSize { min: 2, max: 4 });
     if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Ws) {
         entry.no_effect("links", "without a wss:// or ws:// endpoint, as QUIC needs one link only");
+    }
+    if !endpoints.is_empty() && endpoints.iter().all(|e| e.transport != TransportKind::Raw) {
+        entry.no_effect("gateway_mac", "without a raw:// endpoint, as all others leave it to the kernel");
     }
     let other_family =
         |source: IpAddr| endpoints.iter().all(|e| e.ip().is_some_and(|ip| ip.is_ipv4() != source.is_ipv4()));
@@ -216,7 +229,7 @@ fn uplink(entry: &Section<'_>, rate: RateMode) -> Option<Uplink> {
             entry.no_effect(key, "while `rate.mode` is \"off\"");
         }
     }
-    Some(Uplink { name: name?, interface, source, via, endpoints, ws_links, max_up, max_down })
+    Some(Uplink { name: name?, interface, source, gateway_mac, via, endpoints, ws_links, max_up, max_down })
 }
 
 /// `IFNAMSIZ` of netdevice(7) with its final zero is 16; the kernel takes neither `/` nor blanks (`dev_valid_name`).

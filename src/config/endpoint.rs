@@ -13,7 +13,7 @@ use crate::transport::TransportKind;
 /// One way to reach the server.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// [`TransportKind::Ws`] or [`TransportKind::Quic`].
+    /// [`TransportKind::Ws`], [`TransportKind::Quic`] or [`TransportKind::Raw`].
     pub transport: TransportKind,
     /// Whether TLS protects it. Always, for QUIC.
     pub tls: bool,
@@ -120,9 +120,9 @@ fn full(entry: &Section<'_>) -> Option<Endpoint> {
         entry.no_effect("sni", "on ws://, which has no TLS");
         entry.no_effect("verify", "on ws://, which has no TLS");
     }
-    if url.transport == TransportKind::Quic {
-        entry.no_effect("host", "on quic://, which has no HTTP");
-        entry.no_effect("headers", "on quic://, which has no HTTP");
+    if url.transport.is_quic() {
+        entry.no_effect("host", "on quic:// and raw://, which have no HTTP");
+        entry.no_effect("headers", "on quic:// and raw://, which have no HTTP");
     }
     let address = address.map(|(ip, port)| SocketAddr::new(ip, port.unwrap_or(url.port)));
     Some(Endpoint {

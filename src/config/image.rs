@@ -15,7 +15,7 @@ pub struct Image {
 
 impl Image {
     /// The keys of a text. A text that is not TOML has none; whoever checks it says so.
-    pub(super) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let mut keys = BTreeMap::new();
         let table = text.parse::<Table>().unwrap_or_default();
         for (key, value) in table {
@@ -27,6 +27,12 @@ impl Image {
     /// Whether a key that begins with `prefix` is there.
     pub fn has(&self, prefix: &str) -> bool {
         self.keys.keys().any(|key| key.starts_with(prefix))
+    }
+
+    /// Whether a value begins with `prefix`, or an entry of a list.
+    pub fn says(&self, prefix: &str) -> bool {
+        let text = |value: &Value| value.as_str().is_some_and(|text| text.starts_with(prefix));
+        self.keys.values().any(|value| text(value) || value.as_array().is_some_and(|entries| entries.iter().any(text)))
     }
 
     /// Keys whose values differ from those in `next`, or that only one of the two has; those for which `known` is true

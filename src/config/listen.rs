@@ -15,9 +15,9 @@ use crate::units::IpNet;
 /// One address that links are accepted on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listen {
-    /// [`TransportKind::Ws`] or [`TransportKind::Quic`].
+    /// [`TransportKind::Ws`], [`TransportKind::Quic`] or [`TransportKind::Raw`].
     pub transport: TransportKind,
-    /// TCP address for WebSocket, UDP address for QUIC. Port 0 lets the system choose.
+    /// TCP address for WebSocket and raw links, UDP address for QUIC. Port 0 lets the system choose.
     pub address: SocketAddr,
     /// The path on which a WebSocket becomes a link, `/` at least; `/` for QUIC.
     pub path: String,
@@ -67,7 +67,8 @@ pub(super) fn list(root: &Section<'_>, occupied: &Occupied) -> Vec<Listen> {
     root.tables("listen", |entry| read(entry, occupied))
 }
 
-const ALLOWED: &str = "quic://ADDRESS[:PORT], wss://ADDRESS[:PORT][/PATH], ws://ADDRESS[:PORT][/PATH]";
+const ALLOWED: &str =
+    "quic://ADDRESS[:PORT], wss://ADDRESS[:PORT][/PATH], ws://ADDRESS[:PORT][/PATH], raw://ADDRESS[:PORT]";
 
 fn read(entry: &Section<'_>, occupied: &Occupied) -> Option<Listen> {
     let url = entry.value("url", Shape::required("string", ALLOWED), |value| {
@@ -86,9 +87,9 @@ fn read(entry: &Section<'_>, occupied: &Occupied) -> Option<Listen> {
     let proxies =
         entry.list("proxy_from", Shape::default("array of strings", "[]".into(), forward::PROXIES), allow::network);
     let (url, address) = url?;
-    if url.transport == TransportKind::Quic {
-        entry.no_effect("proxy_from", "on quic://, which no such proxy passes on");
-        entry.no_effect("decoy", "on quic://, which shows an ordinary TLS failure to others");
+    if url.transport.is_quic() {
+        entry.no_effect("proxy_from", "on quic:// and raw://, which no such proxy passes on");
+        entry.no_effect("decoy", "on quic:// and raw://, which show an ordinary TLS failure to others");
     }
     if !url.tls {
         for key in ["certificate", "private_key", "self_signed"] {

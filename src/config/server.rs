@@ -8,6 +8,7 @@ use crate::config::exit::Exit;
 use crate::config::forward::{self, Forward, Socks5};
 use crate::config::listen::{self, Listen};
 use crate::config::occupied::Occupied;
+use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
@@ -46,6 +47,8 @@ pub struct Server {
     pub log: Log,
     /// When records are encrypted by us.
     pub seal: SealMode,
+    /// How raw links look.
+    pub raw: Raw,
     /// How targets are dialled.
     pub exit: Exit,
     /// How the process behaves.
@@ -127,6 +130,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     let admin = root.table("admin", |section| Admin::read(section, site.as_ref().map(|site| site.name.as_str())));
     let log = root.table("log", Log::read);
     let seal = root.table("seal", SealMode::read);
+    let raw = root.table("raw", Raw::read);
     let exit = Exit::read(root);
     let process = root.table("daemon", Process::read);
     let max_rate = root.table("rate", |section| common::rate(section, "max_rate", "no limit"));
@@ -146,6 +150,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         admin,
         log,
         seal,
+        raw,
         exit,
         process,
         max_rate,

@@ -1,4 +1,4 @@
-//! Endpoint URLs: `quic://HOST[:PORT]`, `wss://HOST[:PORT][/PATH]`, `ws://...`. The scheme is the transport.
+//! Endpoint URLs: `quic://HOST[:PORT]`, `raw://...`, `wss://HOST[:PORT][/PATH]`, `ws://...`. The scheme is the transport.
 
 use crate::config::addr::{self, Host};
 use crate::transport::TransportKind;
@@ -16,7 +16,8 @@ pub(super) struct Url {
 }
 
 /// What a message offers in place of a wrong URL.
-pub(super) const ALLOWED: &str = "quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH]";
+pub(super) const ALLOWED: &str =
+    "quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]";
 
 /// Longest path, in bytes: a request line has to fit in what any server takes (8 KiB).
 const PATH_MAX: usize = 2048;
@@ -26,6 +27,7 @@ pub(super) fn parse(text: &str) -> Result<Url, &'static str> {
     let (scheme, rest) = text.split_once("://").ok_or("is not a URL")?;
     let (transport, tls, default_port) = match scheme.to_ascii_lowercase().as_str() {
         "quic" => (TransportKind::Quic, true, 443),
+        "raw" => (TransportKind::Raw, true, 443),
         "wss" => (TransportKind::Ws, true, 443),
         "ws" => (TransportKind::Ws, false, 80),
         _ => return Err("has an unknown scheme"),
@@ -38,7 +40,7 @@ pub(super) fn parse(text: &str) -> Result<Url, &'static str> {
         (host, None) => (addr::host(host)?, default_port),
         _ => addr::host_port(authority)?,
     };
-    if transport == TransportKind::Quic && !path.is_empty() {
+    if transport.is_quic() && !path.is_empty() {
         return Err("has a path, and QUIC knows none");
     }
     if path.contains(['?', '#']) {
@@ -68,6 +70,7 @@ mod tests {
             ("QUIC://[2001:db8::1]", url(TransportKind::Quic, true, "[2001:db8::1]", 443, "/")),
             ("wss://cdn.example.org/assets", url(TransportKind::Ws, true, "cdn.example.org", 443, "/assets")),
             ("wss://[::]:8443/a/b.js", url(TransportKind::Ws, true, "[::]", 8443, "/a/b.js")),
+            ("raw://192.0.2.1:9000", url(TransportKind::Raw, true, "192.0.2.1", 9000, "/")),
             ("ws://192.0.2.1", url(TransportKind::Ws, false, "192.0.2.1", 80, "/")),
         ] {
             assert_eq!(parse(text), Ok(expected), "{text}");
@@ -85,6 +88,7 @@ mod tests {
             ("wss://example.org:/x", "has a port that is not 1 to 65535"),
             ("wss://example.org:0/x", "has a port that is not 1 to 65535"),
             ("quic://example.org/x", "has a path, and QUIC knows none"),
+            ("raw://example.org/x", "has a path, and QUIC knows none"),
             ("wss://example.org/x?y", "has a query or a fragment behind its path"),
             ("wss://example.org?y", "has a query or a fragment behind its path"),
             ("wss://example.org/a b", "has a path with characters that a URL needs to escape"),

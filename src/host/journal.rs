@@ -92,6 +92,14 @@ impl Journal {
         Self { shared: Arc::new(Mutex::new(inner)) }
     }
 
+    /// Makes the file now, for a process that will not be allowed to later.
+    ///
+    /// # Errors
+    /// The file could not be made.
+    pub fn begin(&self) -> Result<(), JournalError> {
+        self.lock().begin()
+    }
+
     /// Writes the change down, then makes it by `make`. It is undone, and struck out, when the returned value is dropped.
     ///
     /// # Errors
@@ -134,18 +142,25 @@ impl Drop for Made {
 }
 
 impl Inner {
-    fn write(&mut self, line: &str) -> Result<(), JournalError> {
+    fn begin(&mut self) -> Result<(), JournalError> {
         if self.file.is_none() {
             self.file = Some(create(&self.dir).map_err(|error| failed(&self.dir, error))?);
         }
+        Ok(())
+    }
+
+    fn write(&mut self, line: &str) -> Result<(), JournalError> {
+        self.begin()?;
         let Some((file, path)) = &mut self.file else { return Ok(()) };
         file.write_all(line.as_bytes()).map_err(|error| failed(path, error))
     }
 
     fn remove(&mut self) {
-        if let Some((_locked, path)) = self.file.take() {
-            // One that stays says that nothing is left to undo.
-            let _ = fs::remove_file(path);
+        if let Some((locked, path)) = self.file.take()
+            && fs::remove_file(&path).is_err()
+        {
+            // It says that nothing is left to undo, and who may not remove it could not make another one.
+            self.file = Some((locked, path));
         }
     }
 }

@@ -79,6 +79,19 @@ pub fn run(script: &str) -> Result<(), NftError> {
     Err(NftError::Refused(words.split_whitespace().collect::<Vec<_>>().join(" ")))
 }
 
+/// Whether the program is there.
+///
+/// # Errors
+/// It is missing, or cannot be run.
+pub fn installed() -> Result<(), NftError> {
+    let mut command = Command::new("nft");
+    match command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status() {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NftError::Missing),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Deletes a table; one that is not there is no fault.
 ///
 /// # Errors

@@ -315,6 +315,7 @@ fn encapsulation(meta: &LinkMeta) -> Encapsulation {
     match meta.info.transport {
         TransportKind::Ws => Encapsulation::ws(meta.info.tls, meta.sealed.is_some()),
         TransportKind::Quic => Encapsulation::QUIC,
+        TransportKind::Raw => Encapsulation::RAW,
         TransportKind::Mem => Encapsulation::NONE,
     }
 }

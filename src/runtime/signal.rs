@@ -3,19 +3,23 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_local;
 
-/// Ready when the process is asked to end (SIGTERM or SIGINT). From then on, a second such signal ends it at once, with
-/// exit code 1: whoever sends it does not want to wait for streams to end. Runs inside a `LocalSet`.
-pub async fn terminated() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::error!("cannot listen for signals; end the program with SIGKILL");
-        return std::future::pending().await;
-    };
-    either(&mut term, &mut int).await;
-    spawn_local(async move {
+/// Listens for SIGTERM and SIGINT from here on, even if it is polled later: whoever is asked to end while it starts has to
+/// take back what it has changed by then. Ready when the process is asked to end. From then on, a second such signal ends
+/// it at once, with exit code 1: whoever sends it does not want to wait for streams to end. Runs inside a `LocalSet`.
+pub fn terminated() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        let (Ok(mut term), Ok(mut int)) = signals else {
+            tracing::error!("cannot listen for signals; end the program with SIGKILL");
+            return std::future::pending().await;
+        };
         either(&mut term, &mut int).await;
-        tracing::warn!("told to end for the second time: not waiting");
-        std::process::exit(1);
-    });
+        spawn_local(async move {
+            either(&mut term, &mut int).await;
+            tracing::warn!("told to end for the second time: not waiting");
+            std::process::exit(1);
+        });
+    }
 }
 
 /// SIGHUPs, from here on.

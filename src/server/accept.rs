@@ -12,12 +12,13 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use crate::admin::status::ListenerStatus;
 use crate::config::{self, Certificate, Listen};
+use crate::host::Journal;
 use crate::site::params;
 use crate::site::sockets::Gathering;
 use crate::transport::auth::{self, Allowance, AuthError, ServerIdentity};
 use crate::transport::gate::{Gate, GateParams, Ticket};
 use crate::transport::tls::{self, CertSource, Certificates};
-use crate::transport::{Raw, TransportKind, proxied, quic, ws};
+use crate::transport::{Raw, TransportKind, proxied, quic, raw, ws};
 use crate::units::IpNet;
 use crate::wire::hello::SealWish;
 
@@ -45,6 +46,8 @@ pub(super) struct Bound {
 enum Socket {
     Ws(TcpListener, Box<ws::AcceptOptions>, Vec<IpNet>),
     Quic(Box<quic::Listener>),
+    /// Not taken yet: that takes questions to the kernel.
+    Raw(Box<rustls::ServerConfig>),
 }
 
 impl Bound {
@@ -77,6 +80,12 @@ pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>)
             let address = listener.local_addr().with_context(named)?;
             Ok(Bound { address, scheme: "quic", socket: Socket::Quic(Box::new(listener)), watched })
         }
+        TransportKind::Raw => {
+            let certificates = certificates.context("QUIC needs a certificate")?;
+            let tls = tls::server_config(certificates, &[ALPN_H3])?;
+            let socket = Socket::Raw(Box::new(tls.as_ref().clone()));
+            Ok(Bound { address: listen.address, scheme: "raw", socket, watched })
+        }
         TransportKind::Ws | TransportKind::Mem => {
             let listener = TcpListener::from_std(sockets.tcp(listen.address)?).with_context(named)?;
             let mut options = ws::AcceptOptions::new(listen.path.clone());
@@ -89,6 +98,35 @@ pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>)
             let socket = Socket::Ws(listener, Box::new(options), listen.proxies.clone());
             Ok(Bound { address, scheme, socket, watched })
         }
+    }
+}
+
+/// Takes the ports of raw links. One that cannot be had is told and left out, as long as anything else is listened on.
+pub(super) async fn open_raw(
+    bound: Vec<Bound>,
+    options: &raw::Options,
+    journal: Option<&Journal>,
+) -> anyhow::Result<Vec<Bound>> {
+    let (mut opened, mut last) = (Vec::new(), None);
+    for bound in bound {
+        let Socket::Raw(tls) = &bound.socket else {
+            opened.push(bound);
+            continue;
+        };
+        let listener = raw::listen(bound.address, tls, quic::Params::default(), options, journal).await;
+        match listener.and_then(|l| Ok((l.local_addr()?, Box::new(l)))) {
+            Ok((address, listener)) => opened.push(Bound { address, socket: Socket::Quic(listener), ..bound }),
+            Err(error) => {
+                tracing::error!(address = %bound.address, %error, "cannot listen for raw links");
+                last = Some((bound.address, error));
+            }
+        }
+    }
+    match last {
+        Some((address, error)) if opened.is_empty() => {
+            Err(anyhow::Error::new(error).context(format!("cannot listen on raw {address}")))
+        }
+        _ => Ok(opened),
     }
 }
 
@@ -196,9 +234,12 @@ impl Acceptor {
                 spawn_local(acceptor.serve_ws(listener, Rc::from(options), proxies, door))
             }
             Socket::Quic(listener) => {
-                tracing::info!(address = %bound.address, "listening for QUIC");
+                let (transport, backend) = listener.kind();
+                tracing::info!(address = %bound.address, %transport, backend, "listening for QUIC");
                 spawn_local(acceptor.serve_quic(*listener, door))
             }
+            // Left out by `open_raw`.
+            Socket::Raw(_) => return spawn_local(async {}).abort_handle(),
         };
         task.abort_handle()
     }

@@ -22,8 +22,10 @@ use tokio::task::LocalSet;
 use crate::admin::protocol::{Answer, Request};
 use crate::admin::{self, Status};
 use crate::config;
+use crate::host::Journal;
 use crate::runtime::clock;
-use crate::site::{self, Daemon, Edges, Packets, Sockets, notify, packets};
+use crate::site::{self, Daemon, Edges, Packets, Sockets, journal, notify, packets, params};
+use crate::transport::TransportKind;
 use crate::tun::Masquerade;
 use crate::wire::packet::prefix::Prefix;
 
@@ -43,6 +45,8 @@ pub struct Server {
     bound: Vec<Bound>,
     edges: Vec<Edges>,
     masquerade: Option<Masquerade>,
+    /// Where the rules of raw links are written down.
+    journal: Option<Journal>,
     status: Option<admin::Socket>,
 }
 
@@ -70,7 +74,9 @@ impl Server {
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;
         let masquerade = packets::masquerade(config.tun.as_ref(), &networks(&config))?;
-        Ok(Self { config, daemon, sockets, bound, edges, masquerade, status })
+        let has_raw = config.listens.iter().any(|listen| listen.transport == TransportKind::Raw);
+        let journal = has_raw.then(|| journal::open(&config.process)).flatten();
+        Ok(Self { config, daemon, sockets, bound, edges, masquerade, journal, status })
     }
 
     /// Addresses that links may be dialled to, in the order of the configuration.
@@ -97,7 +103,7 @@ impl Server {
     /// # Errors
     /// What keeps the server from starting.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, daemon, sockets, bound, edges, masquerade, status } = self;
+        let Self { config, daemon, sockets, bound, edges, masquerade, journal, status } = self;
         let started = clock::now();
         let mut packets = match &config.tun {
             Some(tun) => {
@@ -113,6 +119,8 @@ impl Server {
         let packets = Rc::new(packets);
         let acceptor = Rc::new(Acceptor::new(&config, Arc::clone(&hub))?);
         let certificates = bound.iter().map(Bound::certificates).collect();
+        let options = params::raw(&config.raw, &config.performance);
+        let bound = accept::open_raw(bound, &options, journal.as_ref()).await?;
         let accepting: Vec<_> = bound.into_iter().map(|bound| acceptor.serve(bound)).collect();
         let name = config.site.name.clone();
         let up = format!("site {name}, {} peers", config.peers.len());
@@ -179,8 +187,9 @@ pub fn run(config: config::Server, daemon: Daemon) -> anyhow::Result<()> {
     crate::runtime::prepare();
     let runtime = crate::runtime::thread().context("cannot start a runtime")?;
     LocalSet::new().block_on(&runtime, async {
+        let terminated = crate::runtime::signal::terminated();
         let server = Server::bind_as(config, Some(daemon))?;
         server.drop_privileges()?;
-        server.run(crate::runtime::signal::terminated()).await
+        server.run(terminated).await
     })
 }

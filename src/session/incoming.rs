@@ -172,6 +172,7 @@ impl Session {
             self.events.push_back(Event::Readable(id));
         }
         let soon = stream.unacked >= ACK_EVERY.min(self.params.stream_window / 2) || arrival.fresh == 0;
+        self.tune_window(now);
         if arrival.dropped > 0 {
             self.release(id, arrival.dropped as usize, now);
         }

@@ -245,6 +245,7 @@ impl Session {
         stream.given += count;
         let news = stream.recv.release(count, self.rtt, self.params.stream_window_max, now);
         self.give(count);
+        self.tune_window(now);
         if news {
             self.ack_now(id);
         }

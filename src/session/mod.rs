@@ -8,6 +8,7 @@
 //! that had data on the lost link waits for the peer's statement and then sends again what the peer does not have. Every
 //! frame is idempotent, so a statement too many costs bytes and nothing else.
 
+mod allowance;
 mod ids;
 mod incoming;
 pub mod liveness;
@@ -42,8 +43,10 @@ pub struct Params {
     pub stream_window: u64,
     /// Credit of a stream at most, in bytes: 2 x 500 ms x 100 Mbit/s by default.
     pub stream_window_max: u64,
-    /// Credit of all streams together, in bytes.
+    /// First credit of all streams together, in bytes.
     pub session_window: u64,
+    /// Credit of all streams together at most, in bytes.
+    pub session_window_max: u64,
     /// First credit the peer gives a stream, in bytes.
     pub peer_stream_window: u64,
     /// Credit the peer gives all streams together, in bytes.
@@ -62,7 +65,8 @@ impl Default for Params {
             max_streams: 10_000,
             stream_window: 256 * 1024,
             stream_window_max: 16 << 20,
-            session_window: 32 << 20,
+            session_window: 8 << 20,
+            session_window_max: 32 << 20,
             peer_stream_window: 256 * 1024,
             peer_session_window: 32 << 20,
             send_budget: 64 << 20,
@@ -152,6 +156,7 @@ pub struct Session {
     /// Session credit, receiving: spent by the peer, given back, granted.
     received: u64,
     given: u64,
+    allowance: allowance::Allowance,
     granted: u64,
     credit_due: bool,
     /// Bytes kept for the peer.
@@ -215,6 +220,7 @@ impl Session {
             received: 0,
             given: 0,
             granted: params.session_window,
+            allowance: allowance::Allowance::new(params.session_window, params.session_window_max),
             credit_due: false,
             retained: 0,
             queued_streams: 0,
@@ -240,8 +246,20 @@ impl Session {
     /// Gives back session credit.
     fn give(&mut self, count: u64) {
         self.given += count;
-        if self.given + self.params.session_window >= self.granted + self.params.session_window / 4 {
+        self.check_credit();
+    }
+
+    fn check_credit(&mut self) {
+        let window = self.allowance.window();
+        if self.given + window >= self.granted + window / 4 {
             self.credit_due = true;
+        }
+    }
+
+    /// Looks whether the session's window is what limits.
+    fn tune_window(&mut self, now: Instant) {
+        if self.allowance.tune(self.given, self.received - self.given, self.rtt, now) {
+            self.check_credit();
         }
     }
 
@@ -372,11 +390,12 @@ impl Session {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.ack_at
+        self.ack_at.into_iter().chain(self.allowance.poll_timeout(self.received - self.given)).min()
     }
 
     /// Moves delayed acknowledgements that are due to the control queue.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.tune_window(now);
         if self.ack_at.is_some_and(|at| at <= now) {
             self.flush_acks();
         }

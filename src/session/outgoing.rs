@@ -20,7 +20,7 @@ impl Session {
     pub fn poll_control(&mut self, max: usize, batch: &mut Batch) {
         if self.credit_due {
             self.credit_due = false;
-            self.granted = self.given + self.params.session_window;
+            self.granted = self.given + self.allowance.window();
             batch.frame(Lane::Control, &Frame::Credit { max: self.granted }, false);
         }
         while batch.len() < max {

@@ -86,7 +86,7 @@ impl Session {
             });
         }
         let last = self.statement.rest.is_empty();
-        self.granted = self.granted.max(self.given + self.params.session_window);
+        self.granted = self.granted.max(self.given + self.allowance.window());
         let frame = Frame::Resume(Resume {
             reply: self.statement.reply,
             first: self.statement.first,

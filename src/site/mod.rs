@@ -6,6 +6,7 @@
 
 pub mod daemon;
 pub mod edges;
+pub mod journal;
 pub mod notify;
 pub mod packets;
 pub mod params;

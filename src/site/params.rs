@@ -1,20 +1,30 @@
 //! From configuration to the bounds of a session.
 
-use crate::config::{Liveness, Performance};
+use std::num::NonZeroUsize;
+
+use crate::config::{self, Liveness, Performance};
 use crate::engine;
 use crate::sched;
 use crate::session::{self, liveness};
+use crate::transport::raw;
 use crate::wire::hello::Windows;
 
 /// First credit of a stream, in bytes: at 300 ms enough for 7 Mbit/s at once, and the window doubles each round trip.
 const STREAM_WINDOW: u64 = 256 * 1024;
 /// Credit of a stream at most: 2 x 500 ms x 100 Mbit/s, rounded up.
 const STREAM_WINDOW_MAX: u64 = 16 << 20;
+/// First credit of a session, all its streams together: 100 Mbit/s at 600 ms.
+const SESSION_WINDOW: u64 = 8 << 20;
 
-/// First credits that this site gives. A quarter of the memory that all buffers may take is for what one session
-/// receives; half is for what it keeps until the peer has it.
+/// First credits that this site gives.
 pub fn windows(performance: &Performance) -> Windows {
-    Windows { stream: STREAM_WINDOW, session: (performance.memory.bytes() / 4).max(4 * STREAM_WINDOW) }
+    Windows { stream: STREAM_WINDOW, session: SESSION_WINDOW.min(session_window_max(performance)) }
+}
+
+/// A quarter of the memory that all buffers may take is for what one session receives; half is for what it keeps until the
+/// peer has it.
+fn session_window_max(performance: &Performance) -> u64 {
+    (performance.memory.bytes() / 4).max(4 * STREAM_WINDOW)
 }
 
 /// Bounds of a session with `max_streams` in each direction. What the peer grants comes with its first link.
@@ -25,8 +35,9 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
         session: session::Params {
             max_streams: max_streams as usize,
             stream_window: own.stream,
-            stream_window_max: STREAM_WINDOW_MAX.min(own.session),
+            stream_window_max: STREAM_WINDOW_MAX.min(session_window_max(performance)),
             session_window: own.session,
+            session_window_max: session_window_max(performance),
             peer_stream_window: 0,
             peer_session_window: 0,
             send_budget: memory / 2,
@@ -45,4 +56,11 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
         },
         ..engine::Params::default()
     }
+}
+
+/// How raw links are made. Without a number of packet workers there is one for each core.
+pub fn raw(raw: &config::Raw, performance: &Performance) -> raw::Options {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = NonZeroUsize::new(performance.packet_workers).map_or_else(cores, NonZeroUsize::get);
+    raw::Options { cycle: raw.flags.clone(), backend: raw.backend, workers }
 }

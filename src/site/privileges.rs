@@ -14,7 +14,7 @@ use crate::config::Image;
 /// devices, routes and crafted packets are needed only where they are asked for.
 pub fn needed(image: &Image) -> Vec<Capability> {
     let mut needed = vec![Capability::CAP_NET_BIND_SERVICE];
-    if ["tun", "raw"].into_iter().any(|section| image.has(section)) {
+    if image.has("tun") || image.says("raw://") {
         needed.extend([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
     }
     needed
@@ -69,6 +69,22 @@ pub fn find(name: &str) -> anyhow::Result<User> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_are_kept_for_what_the_file_asks_for() {
+        let net = [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+        let of = |text: &str| needed(&Image::of(text));
+        assert_eq!(of("[[uplink]]\nconnect = [\"quic://a\"]\n[raw]\nflags = [\"PA\"]\n"), net[..1]);
+        for text in [
+            "[tun]\naddress = [\"10.0.0.1/24\"]\n",
+            "[[listen]]\nurl = \"raw://0.0.0.0:9000\"\n",
+            "[[uplink]]\nconnect = [\"quic://a\", \"raw://a\"]\n",
+            "[[uplink]]\nconnect = [\"quic://a\", { url = \"raw://a\", verify = \"none\" }]\n",
+            "[[uplink]]\nconnect = [{ url = \"quic://a\", verify = \"none\" }, \"raw://a\"]\n",
+        ] {
+            assert_eq!(of(text), net, "{text}");
+        }
+    }
 
     #[test]
     fn users_are_found_by_name_and_number() {

@@ -10,6 +10,7 @@ pub mod inherited;
 pub mod mem;
 pub mod proxied;
 pub mod quic;
+pub mod raw;
 pub mod rlimit;
 pub mod sockopt;
 pub mod tls;
@@ -33,6 +34,8 @@ pub enum TransportKind {
     Ws,
     /// QUIC.
     Quic,
+    /// QUIC in crafted TCP segments.
+    Raw,
     /// In memory, for tests.
     Mem,
 }
@@ -42,8 +45,13 @@ impl TransportKind {
     pub fn is_ordered(self) -> bool {
         match self {
             Self::Ws | Self::Mem => true,
-            Self::Quic => false,
+            Self::Quic | Self::Raw => false,
         }
+    }
+
+    /// Whether links of this kind are QUIC connections.
+    pub fn is_quic(self) -> bool {
+        matches!(self, Self::Quic | Self::Raw)
     }
 }
 
@@ -52,6 +60,7 @@ impl fmt::Display for TransportKind {
         f.write_str(match self {
             Self::Ws => "ws",
             Self::Quic => "quic",
+            Self::Raw => "raw",
             Self::Mem => "mem",
         })
     }
@@ -68,6 +77,8 @@ pub struct LinkInfo {
     pub local: SocketAddr,
     /// Whether TLS protects the outer connection.
     pub tls: bool,
+    /// How packets reach the wire, where there is a choice: `af_packet` or `pcap` for `raw`.
+    pub backend: Option<&'static str>,
 }
 
 /// How the scheduler paces what it gives a link.
@@ -97,6 +108,9 @@ pub enum LinkError {
     /// QUIC failed.
     #[error("QUIC: {0}")]
     Quic(String),
+    /// No crafted TCP connection could be made.
+    #[error("{0}")]
+    Raw(String),
     /// The peer sent what is not a frame.
     #[error("protocol: {0}")]
     Frame(#[from] FrameError),

@@ -8,10 +8,12 @@
 mod chaos;
 mod far;
 mod near;
+mod netns;
 mod packets;
 mod plan;
 mod proc;
 mod process;
+mod raw;
 mod relay;
 mod report;
 mod soak;
@@ -89,6 +91,8 @@ enum Action {
     Udp(udp::Options),
     /// Packet mode between two network namespaces, beside a relay between two TUN devices. Needs root and iperf3.
     Packets(packets::Options),
+    /// Crafted TCP between two network namespaces, beside QUIC over UDP. Needs root.
+    Raw(raw::Options),
     /// A plain relay between a TUN device in each of two network namespaces, until killed.
     TunRelay {
         near: PathBuf,
@@ -130,6 +134,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             far::runtime()?.block_on(udp::run(options))
         }
         Some(Action::Packets(options)) => packets::run(options),
+        Some(Action::Raw(options)) => raw::run(options),
         Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),
         Some(Action::Soak(options)) => {
             raise_files_limit()?;

@@ -14,6 +14,7 @@ use ghostwire::wire::packet::join::Unit;
 use ghostwire::wire::packet::prefix;
 
 use crate::far;
+use crate::netns::Net;
 use crate::process::Process;
 use crate::stats::{median, quantile};
 
@@ -41,12 +42,6 @@ const NEAR: &str = "10.77.0.2";
 const FAR: &str = "10.77.0.1";
 const MTU: u16 = 1_400;
 
-/// Two namespaces and the wire between them.
-struct Net {
-    names: [String; 2],
-    dir: tempfile::TempDir,
-}
-
 /// Figures of one round: rates in Gbit/s, packets in thousands a second, times in µs.
 #[derive(Debug, Default)]
 struct Figures {
@@ -68,7 +63,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let wanted =
         |kind: &str| options.only.is_empty() || kind.starts_with("relay") || options.only.iter().any(|o| o == kind);
     let kinds: Vec<&str> = KINDS.into_iter().filter(|kind| wanted(kind)).collect();
-    let net = Net::new(options.segment)?;
+    let net = Net::new(1_500)?;
+    if options.segment {
+        net.segment()?;
+    }
     let mut figures: Vec<Figures> = kinds.iter().map(|_| Figures::default()).collect();
     for round in 1..=options.rounds {
         for (kind, figures) in kinds.iter().zip(&mut figures) {
@@ -153,50 +151,6 @@ pub(crate) fn relay(near: &Path, far: &Path, offload: bool) -> Result<()> {
 }
 
 impl Net {
-    fn new(segment: bool) -> Result<Self> {
-        let names = ["near", "far"].map(|host| format!("gwbench-{}-{host}", std::process::id()));
-        let net = Self { names, dir: tempfile::tempdir()? };
-        let [near, far] = &net.names;
-        for name in [near, far] {
-            ip(&["netns", "add", name])?;
-            ip(&["-n", name, "link", "set", "lo", "up"])?;
-        }
-        ip(&["link", "add", "wire", "netns", near, "type", "veth", "peer", "name", "wire", "netns", far])?;
-        for (name, address) in [(near, "192.0.2.1/30"), (far, "192.0.2.2/30")] {
-            ip(&["-n", name, "addr", "add", address, "dev", "wire"])?;
-            ip(&["-n", name, "link", "set", "wire", "up"])?;
-            if segment {
-                let line = [
-                    "netns",
-                    "exec",
-                    name,
-                    "ethtool",
-                    "-K",
-                    "wire",
-                    "tso",
-                    "off",
-                    "tx-udp-segmentation",
-                    "off",
-                    "gro",
-                    "on",
-                ];
-                ip(&line)?;
-            }
-        }
-        Ok(net)
-    }
-
-    fn path(&self, host: usize) -> PathBuf {
-        Path::new("/run/netns").join(&self.names[host])
-    }
-
-    fn command(&self, host: usize, program: &Path) -> Result<Command> {
-        let mut command = Command::new(program);
-        command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
-        netem::sys::run_in_network(&mut command, &self.path(host), None, false)?;
-        Ok(command)
-    }
-
     /// Starts what is to be measured, and waits until it carries packets.
     fn start(&self, kind: &str) -> Result<Vec<Process>> {
         let offload = !kind.ends_with("-plain");
@@ -219,15 +173,8 @@ impl Net {
 
     fn sites(&self, kind: &str, offload: bool) -> Result<Vec<Process>> {
         let program = Path::new(env!("CARGO_BIN_EXE_ghostwire"));
-        let dir = self.dir.path();
-        let mut public = Vec::new();
-        for name in ["near", "far"] {
-            let key = dir.join(format!("{name}.key"));
-            // A key that is there is of an earlier round.
-            let _absent = std::fs::remove_file(&key);
-            let made = Command::new(program).args(["keygen", "--out"]).arg(&key).output()?;
-            public.push(String::from_utf8(made.stdout)?.trim().to_owned());
-        }
+        let dir = self.dir();
+        let public = self.keys(program)?;
         let (listen, connect) = match kind.trim_end_matches("-plain") {
             "wss" => ("wss://0.0.0.0:443/t", "wss://192.0.2.2:443/t"),
             "quic" => ("quic://0.0.0.0:443", "quic://192.0.2.2:443"),
@@ -344,23 +291,8 @@ impl Net {
     }
 }
 
-impl Drop for Net {
-    fn drop(&mut self) {
-        for name in &self.names {
-            // What is not there needs no removal.
-            let _ = ip(&["netns", "delete", name]);
-        }
-    }
-}
-
-fn ip(line: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(line).output().context("ip")?;
-    ensure!(output.status.success(), "ip {}: {}", line.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
-}
-
 /// Processor time of processes so far, in seconds.
-fn cpu(processes: &[Process]) -> f64 {
+pub(crate) fn cpu(processes: &[Process]) -> f64 {
     let ticks = |process: &Process| {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
         let fields: Vec<f64> =
@@ -372,7 +304,7 @@ fn cpu(processes: &[Process]) -> f64 {
 }
 
 /// Resident memory in MiB.
-fn rss(pid: u32) -> f64 {
+pub(crate) fn rss(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0

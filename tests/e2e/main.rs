@@ -12,6 +12,7 @@ mod operation;
 mod packets;
 mod proxies;
 mod rate;
+mod raw;
 mod ssh;
 mod transports;
 mod udp;

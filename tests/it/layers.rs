@@ -15,7 +15,7 @@ pub(crate) const TABLE: &str = "\
  ------------------- pure below: no I/O, no clock, no global randomness -------------------
  3  engine                         thin: the only place where layer 2 meets
  2  session sched rate steer       what the tunnel is good at; siblings that never meet
- 1  wire                           bytes <-> values, every length bounded
+ 1  wire segment                   bytes <-> values, every length bounded; crafted TCP
  0  ids units                      names and quantities that cannot be confused
 ";
 
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(layer("demo"), Some(ASSEMBLY));
         assert_eq!(layer("host"), Some(FIRST_WITH_IO));
         assert_eq!(layer("nothing"), None);
-        assert_eq!(modules().len(), 21);
+        assert_eq!(modules().len(), 22);
     }
 
     #[test]

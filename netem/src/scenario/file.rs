@@ -70,6 +70,12 @@ pub enum Over {
     /// QUIC, and WebSocket where that does not work.
     #[serde(rename = "quic+ws")]
     QuicOrWs,
+    /// QUIC in crafted TCP.
+    #[serde(rename = "raw")]
+    Raw,
+    /// QUIC over UDP, and in crafted TCP where that does not work.
+    #[serde(rename = "quic+raw")]
+    QuicOrRaw,
     /// None: the load's own TCP connections run over the link. For comparison.
     #[serde(rename = "plain")]
     Plain,
@@ -238,6 +244,8 @@ impl Over {
             Self::Edge => "edge",
             Self::Quic => "quic",
             Self::QuicOrWs => "quic+ws",
+            Self::Raw => "raw",
+            Self::QuicOrRaw => "quic+raw",
             Self::Plain => "plain",
         }
     }
@@ -412,10 +420,12 @@ fn command(file: &str, text: &str) -> Result<Vec<String>, String> {
 
 fn condition(text: &str) -> Result<Condition, String> {
     match text.split_whitespace().collect::<Vec<_>>()[..] {
-        ["transport", name @ ("ws" | "quic")] => Ok(Condition::Transport(name.into())),
+        ["transport", name @ ("ws" | "quic" | "raw")] => Ok(Condition::Transport(name.into())),
         ["uplink", number] => number.parse().map(Condition::Uplink).map_err(|_| format!("`{text}`: which uplink?")),
         ["answer"] => Ok(Condition::Answer),
-        _ => Err(format!("`{text}` is none of `transport ws`, `transport quic`, `uplink N`, `answer`")),
+        _ => {
+            Err(format!("`{text}` is none of `transport ws`, `transport quic`, `transport raw`, `uplink N`, `answer`"))
+        }
     }
 }
 

@@ -185,11 +185,14 @@ impl Drop for Subject<'_> {
 fn client_file(lab: &Lab, variant: &Variant, server_key: &str, socket: &Path) -> String {
     let ws = format!("{{ url = \"wss://{SERVER}:8443/gw\", verify = \"none\" }}");
     let quic = format!("{{ url = \"quic://{SERVER}:8443\", verify = \"none\" }}");
+    let raw = format!("{{ url = \"raw://{SERVER}:9000\", verify = \"none\" }}");
     let connect = match variant.over {
         Over::Ws => ws,
         Over::Quic => quic,
         // a comparison's programs are never started
         Over::QuicOrWs | Over::Plain => format!("{quic}, {ws}"),
+        Over::Raw => raw,
+        Over::QuicOrRaw => format!("{quic}, {raw}"),
         Over::Edge => {
             let ca = lab.directory().join("edge/ca.pem");
             format!("{{ url = \"wss://{EDGE_NAME}/gw\", verify = \"ca:{}\" }}", ca.display())
@@ -216,10 +219,13 @@ fn client_file(lab: &Lab, variant: &Variant, server_key: &str, socket: &Path) ->
 fn server_file(variant: &Variant, client_key: &str, socket: &Path) -> String {
     let ws = "[[listen]]\nurl = \"wss://0.0.0.0:8443/gw\"\nself_signed = true\n\n";
     let quic = "[[listen]]\nurl = \"quic://0.0.0.0:8443\"\nself_signed = true\n\n";
+    let raw = "[[listen]]\nurl = \"raw://0.0.0.0:9000\"\nself_signed = true\n\n";
     let listen = match variant.over {
         Over::Ws => ws.to_owned(),
         Over::Quic => quic.to_owned(),
         Over::QuicOrWs | Over::Plain => format!("{ws}{quic}"),
+        Over::Raw => raw.to_owned(),
+        Over::QuicOrRaw => format!("{quic}{raw}"),
         Over::Edge => "[[listen]]\nurl = \"ws://0.0.0.0:8080/gw\"\n\n".to_owned(),
     };
     format!(

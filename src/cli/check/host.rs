@@ -8,7 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cli::check::Findings;
 use crate::config::Admin;
-use crate::transport::TransportKind;
+use crate::host::nft;
+use crate::transport::{TransportKind, raw};
 
 /// Whether a site with this socket runs: it then holds the very addresses that are to be checked.
 pub(super) fn is_running(admin: &Admin) -> bool {
@@ -43,6 +44,13 @@ fn try_bind(transport: TransportKind, address: SocketAddr) -> io::Result<()> {
         socket
     };
     socket.bind(&address.into())
+}
+
+/// What raw links lack here.
+pub(super) fn raw_problems() -> Vec<String> {
+    let privileges = raw::check_privileges().err().map(|error| error.to_string());
+    let nft = nft::installed().err().map(|error| format!("raw:// cannot make its firewall rules: {error}"));
+    privileges.into_iter().chain(nft).collect()
 }
 
 /// What is wrong with using this interface.

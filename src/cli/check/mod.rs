@@ -72,6 +72,7 @@ fn check_client(client: &Client) -> Findings {
         if let Some(problem) = uplink.source.and_then(host::source_problem) {
             findings.problem(format!("{what}: {problem}"));
         }
+        raw(&mut findings, &what, uplink.endpoints.iter().map(|endpoint| endpoint.transport));
         for endpoint in &uplink.endpoints {
             match &endpoint.verify {
                 Verify::Ca(file) => certificate::check_authorities(&mut findings, file),
@@ -100,6 +101,7 @@ fn check_client(client: &Client) -> Findings {
 fn check_server(server: &Server) -> Findings {
     let mut findings = Findings::default();
     let running = host::is_running(&server.admin);
+    raw(&mut findings, "listen", server.listens.iter().map(|listen| listen.transport));
     for listen in &server.listens {
         host::check_listen(&mut findings, "listen", listen.transport, listen.address, running);
         if let Some(Certificate::Files { chain, key }) = &listen.certificate {
@@ -129,6 +131,18 @@ fn check_server(server: &Server) -> Findings {
         }
     }
     findings
+}
+
+/// Raw links need privileges and a program; without them the other ways go on, and where there are none nothing does.
+fn raw(findings: &mut Findings, what: &str, transports: impl Iterator<Item = TransportKind>) {
+    let (raw, others): (Vec<_>, Vec<_>) = transports.partition(|transport| *transport == TransportKind::Raw);
+    if raw.is_empty() {
+        return;
+    }
+    for wrong in host::raw_problems() {
+        let text = format!("{what}: {wrong}");
+        if others.is_empty() { findings.problem(text) } else { findings.warning(text) }
+    }
 }
 
 fn check_forwards(findings: &mut Findings, forwards: &[config::Forward], running: bool) {

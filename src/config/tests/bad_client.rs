@@ -47,7 +47,7 @@ fn what_is_missing_is_named() {
                 "client.toml:1: site.name: is missing; allowed: 1 to 64 letters, digits, '.', '_', '-', the first a letter or digit\n\
                  client.toml:1: site: needs `private_key_file` or `private_key_env`\n\
                  client.toml:3: server.public_key: is missing; allowed: 44 characters, as `ghostwire keygen` prints them\n\
-                 client.toml:4: uplink.connect: is missing; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH]\n\
+                 client.toml:4: uplink.connect: is missing; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]\n\
                  client.toml:4: uplink.name: is missing; allowed: 1 to 64 letters, digits, '.', '_', '-', the first a letter or digit",
             ),
         ],
@@ -99,7 +99,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     assert_said(
         &[
             ("[livenes]\n", "client.toml:9: livenes: unknown key; did you mean `liveness`?"),
-            ("metered = true\n", "client.toml:9: uplink.metered: unknown key; known here: name, interface, source, via, via_password_file, connect, links, max_up, max_down"),
+            ("metered = true\n", "client.toml:9: uplink.metered: unknown key; known here: name, interface, source, gateway_mac, via, via_password_file, connect, links, max_up, max_down"),
             ("conect = []\n", "client.toml:9: uplink.conect: unknown key; did you mean `connect`?"),
             ("[liveness]\nping_intervall = \"1s\"\nping_timeuot = \"1s\"\n",
              "client.toml:10: liveness.ping_intervall: unknown key; did you mean `ping_interval`?\n\
@@ -109,7 +109,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
             ("[performance]\nworkers = 4\n",
              "client.toml:10: performance.workers: unknown key; a client has one session on one thread; it belongs in a server's file"),
             ("[vpn]\nname = \"gw0\"\n",
-             "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, exit, exit_pool, breaker, daemon"),
+             "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, raw, exit, exit_pool, breaker, daemon"),
             ("[site.extra]\n", "client.toml:9: site.extra: unknown key; known here: name, private_key_file, private_key_env"),
         ]
         .map(|(addition, said)| (with(addition), said))
@@ -191,14 +191,14 @@ fn uplinks_and_endpoints_that_cannot_work_are_refused() {
     assert_said(
         &[
             ("connect = \"quic://a.example\"\n",
-             "client.toml:8: uplink.connect: \"quic://a.example\" is not an array in brackets; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH]"),
+             "client.toml:8: uplink.connect: \"quic://a.example\" is not an array in brackets; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]"),
             ("connect = []\n",
-             "client.toml:8: uplink.connect: [] names no endpoint; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH]"),
+             "client.toml:8: uplink.connect: [] names no endpoint; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]"),
             ("connect = [\n  \"quic://a.example\",\n  \"htp://b.example\",\n  5,\n]\n",
-             "client.toml:10: uplink.connect: \"htp://b.example\" has an unknown scheme; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH]\n\
-              client.toml:11: uplink.connect: 5 is a bare number, not a string in quotes; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH]"),
+             "client.toml:10: uplink.connect: \"htp://b.example\" has an unknown scheme; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]\n\
+              client.toml:11: uplink.connect: 5 is a bare number, not a string in quotes; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]"),
             ("connect = [\"quic://0.0.0.0:443\"]\n",
-             "client.toml:8: uplink.connect: \"quic://0.0.0.0:443\" names no host to connect to; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH]"),
+             "client.toml:8: uplink.connect: \"quic://0.0.0.0:443\" names no host to connect to; allowed: quic://HOST[:PORT], wss://HOST[:PORT][/PATH], ws://HOST[:PORT][/PATH], raw://HOST[:PORT]"),
             ("connect = [\"quic://a.example\"]\nlinks = \"1..2\"\n",
              "client.toml:9: uplink.links: has no effect without a wss:// or ws:// endpoint, as QUIC needs one link only; remove it"),
             ("connect = [\"wss://a.example\"]\nlinks = \"4..2\"\ninterface = \"enp0s31f6longname\"\nsource = \"eth0\"\n",
@@ -208,8 +208,8 @@ fn uplinks_and_endpoints_that_cannot_work_are_refused() {
             ("connect = [\"wss://192.0.2.1\"]\nsource = \"fd00::1\"\n",
              "client.toml:9: uplink.source: is of another address family than every endpoint"),
             ("connect = [{ url = \"quic://a.example\", host = \"b.example\", headers = {} }]\n",
-             "client.toml:8: uplink.connect.headers: has no effect on quic://, which has no HTTP; remove it\n\
-              client.toml:8: uplink.connect.host: has no effect on quic://, which has no HTTP; remove it"),
+             "client.toml:8: uplink.connect.headers: has no effect on quic:// and raw://, which have no HTTP; remove it\n\
+              client.toml:8: uplink.connect.host: has no effect on quic:// and raw://, which have no HTTP; remove it"),
             ("connect = [{ url = \"ws://a.example\", sni = \"b.example\", verify = \"none\" }]\n",
              "client.toml:8: uplink.connect.sni: has no effect on ws://, which has no TLS; remove it\n\
               client.toml:8: uplink.connect.verify: has no effect on ws://, which has no TLS; remove it"),
@@ -352,4 +352,23 @@ fn a_file_of_the_other_side_is_named_as_such() {
         )],
         |text| Bench::new().client(text),
     );
+}
+
+#[test]
+fn raw_links_with_impossible_looks_are_refused() {
+    const RAW: &str = "allowed: \"A\", \"PA\", each also with \"E\" or \"C\"; 1 to 16 of them";
+    let said = |entry: &str| Bench::new().client(&with(&format!("[raw]\nflags = {entry}\n"))).unwrap_err();
+    for (entry, wrong) in [
+        ("[\"P\"]", ": \"P\" lacks A, which every segment of a connection has"),
+        ("[\"RA\"]", ": \"RA\" has F, S or R, which would end the connection in the eyes of every firewall"),
+        ("[\"A\", \"AX\"]", ": \"AX\" has a letter that is none of F, S, R, P, A, E, C"),
+    ] {
+        let expected = format!("client.toml:10: raw.flags{wrong}; {RAW}");
+        assert_eq!(said(entry), expected);
+    }
+    assert!(said("[]").contains("does not have 1 to 16 entries"));
+    let mac = with("").replace("name = \"fiber\"", "name = \"fiber\"\ngateway_mac = \"02:00\"");
+    assert!(Bench::new().client(&mac).unwrap_err().contains("is not an address of six bytes"));
+    let alone = mac.replace("02:00", "02:00:5e:10:00:01");
+    assert!(Bench::new().client(&alone).unwrap_err().contains("has no effect without a raw:// endpoint"));
 }

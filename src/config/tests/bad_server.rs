@@ -49,7 +49,7 @@ fn listeners_that_cannot_work_are_refused() {
     check(&[
         (
             listen("url = \"wss://example.org/x\"\nself_signed = true\n"),
-            "server.toml:8: listen.url: \"wss://example.org/x\" names a host; a listener needs an address of this one, such as 0.0.0.0 or [::]; allowed: quic://ADDRESS[:PORT], wss://ADDRESS[:PORT][/PATH], ws://ADDRESS[:PORT][/PATH]",
+            "server.toml:8: listen.url: \"wss://example.org/x\" names a host; a listener needs an address of this one, such as 0.0.0.0 or [::]; allowed: quic://ADDRESS[:PORT], wss://ADDRESS[:PORT][/PATH], ws://ADDRESS[:PORT][/PATH], raw://ADDRESS[:PORT]",
         ),
         (
             listen("url = \"wss://[::]/x\"\n"),
@@ -78,7 +78,7 @@ fn listeners_that_cannot_work_are_refused() {
         ),
         (
             listen("url = \"quic://[::]\"\nself_signed = true\ndecoy = \"404\"\n"),
-            "server.toml:10: listen.decoy: has no effect on quic://, which shows an ordinary TLS failure to others; remove it",
+            "server.toml:10: listen.decoy: has no effect on quic:// and raw://, which show an ordinary TLS failure to others; remove it",
         ),
         (
             listen("url = \"ws://127.0.0.1:80/a\"\n[[listen]]\nurl = \"ws://0.0.0.0:80/b\"\n"),

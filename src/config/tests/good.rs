@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::connectors::allow::{AllowList, HostRule, PortRule, Protocol, Rule};
 use crate::transport::TransportKind;
+use crate::transport::raw::BackendChoice;
 use crate::units::{Bitrate, ByteSize};
 use crate::wire::frame::Class;
 
@@ -42,6 +43,7 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
         client.performance,
         Performance { max_streams: 5_000, memory: ByteSize::from_mib(128), packet_workers: 0 }
     );
+    assert_eq!(client.raw, Raw::default());
     let seconds = Duration::from_secs;
     let retry =
         Retry { base: Duration::from_millis(100), factor: 2.0, cap: seconds(10), max_attempts: 5, grace: seconds(10) };
@@ -135,6 +137,21 @@ fn endpoints_may_say_how_they_are_reached() {
     assert_eq!(third.address, Some("[2001:db8::8]:444".parse().unwrap()), "the port is the URL's");
     assert_eq!(third.verify, Verify::None);
     assert!(!format!("{client:?}").contains("hunter2"), "credentials in headers are not shown");
+}
+
+#[test]
+fn raw_links_have_keys_of_their_own() {
+    let client = client(
+        "[[uplink]]\nname = \"a\"\ngateway_mac = \"02:00:5E:10:00:01\"\nconnect = [\"raw://a.example:9000\"]\n\
+         [performance]\npacket_workers = 3\n[raw]\nflags = [\"pa\", \"A\"]\nbackend = \"pcap\"\n",
+    );
+    let uplink = &client.uplinks[0];
+    assert_eq!(uplink.gateway_mac.map(|mac| mac.to_string()).as_deref(), Some("02:00:5e:10:00:01"));
+    assert_eq!((uplink.endpoints[0].transport, uplink.endpoints[0].port), (TransportKind::Raw, 9000));
+    assert_eq!(uplink.pool_size(TransportKind::Raw), PoolSize { min: 1, max: 1 });
+    assert_eq!(client.performance.packet_workers, 3);
+    assert_eq!(client.raw.backend, BackendChoice::Pcap);
+    assert_eq!([0, 1, 2].map(|n| client.raw.flags.at(n).to_string()), ["PA", "A", "PA"]);
 }
 
 #[test]

@@ -181,7 +181,8 @@ impl From<TransportKind> for Transport {
     fn from(kind: TransportKind) -> Self {
         match kind {
             TransportKind::Ws => Self::Ws,
-            TransportKind::Quic => Self::Quic,
+            // The handshake sees no difference: TLS ends at the peer in both.
+            TransportKind::Quic | TransportKind::Raw => Self::Quic,
             TransportKind::Mem => Self::Mem,
         }
     }

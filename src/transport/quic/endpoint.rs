@@ -4,14 +4,14 @@
 //! each, families taking turns (RFC 8305 §4, §5); the first that shakes hands wins.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use std::{fmt, io};
 
-use quinn::{ClientConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, ClientConfig, TokioRuntime};
 use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 
@@ -72,8 +72,8 @@ impl Endpoint {
     /// Resolution or the socket failed, no address answered in time, or the last of them refused.
     pub async fn dial(&self, options: &DialOptions) -> Result<Raw, LinkError> {
         let try_all = async {
-            let addresses = resolve(options).await?;
-            self.race(options, &addresses).await
+            let addresses = resolve(&options.host, options.port, options.address, options.bind.source).await?;
+            race(&addresses, |address| self.connect(options, address)).await
         };
         match timeout(options.timeout, try_all).await {
             Ok(result) => result,
@@ -109,52 +109,10 @@ impl Endpoint {
         let _ = timeout(patience, all).await;
     }
 
-    /// Starts with the first address, adds the next one whenever a head start is over or a try has failed.
-    async fn race(&self, options: &DialOptions, addresses: &[SocketAddr]) -> Result<Raw, LinkError> {
-        type Try<'a> = Pin<Box<dyn Future<Output = Result<Raw, LinkError>> + Send + 'a>>;
-        let mut tries: Vec<Try<'_>> = Vec::new();
-        let mut waiting = addresses.iter();
-        let mut last = LinkError::Io(io::Error::new(io::ErrorKind::NotFound, "the name has no usable address"));
-        loop {
-            if let Some(address) = waiting.next() {
-                tries.push(Box::pin(self.connect(options, *address)));
-            } else if tries.is_empty() {
-                return Err(last);
-            }
-            let mut head_start = pin!(sleep(HEAD_START));
-            let won = poll_fn(|cx| {
-                let (mut won, running) = (None, tries.len());
-                tries.retain_mut(|attempt| {
-                    let Poll::Ready(result) = attempt.as_mut().poll(cx) else { return true };
-                    match result {
-                        Ok(raw) => won = Some(raw),
-                        Err(e) => last = e,
-                    }
-                    false
-                });
-                if tries.len() < running {
-                    return Poll::Ready(won);
-                }
-                head_start.as_mut().poll(cx).map(|()| None)
-            })
-            .await;
-            if let Some(raw) = won {
-                return Ok(raw);
-            }
-        }
-    }
-
     async fn connect(&self, options: &DialOptions, address: SocketAddr) -> Result<Raw, LinkError> {
         let endpoint = self.endpoint(&options.bind, Family::of(address.ip()))?;
-        let rate = Arc::new(Rate::default());
-        let mut config = ClientConfig::new(params::client_crypto(&options.tls)?);
-        config.transport_config(self.params.for_route(address, &options.bind).transport(&rate));
         let name = options.sni.as_deref().unwrap_or(&options.host);
-        let connecting = endpoint.connect_with(config, address, name).map_err(|e| LinkError::Quic(e.to_string()))?;
-        let connection = connecting.await.map_err(error::connection)?;
-        let control = connection.open_bi().await.map_err(error::connection)?;
-        let local = local_address(&connection, endpoint.local_addr()?);
-        Ok(Raw::new(connection, control, Vec::new(), local, self.params.clone(), rate))
+        shake(&endpoint, address, name, &options.tls, &options.bind, &self.params).await
     }
 
     fn endpoint(&self, bind: &Bind, family: Family) -> io::Result<quinn::Endpoint> {
@@ -180,14 +138,98 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+/// Makes one connection and its control stream.
+async fn shake(
+    endpoint: &quinn::Endpoint,
+    address: SocketAddr,
+    name: &str,
+    tls: &Arc<rustls::ClientConfig>,
+    bind: &Bind,
+    params: &Params,
+) -> Result<Raw, LinkError> {
+    let rate = Arc::new(Rate::default());
+    let mut config = ClientConfig::new(params::client_crypto(tls)?);
+    config.transport_config(params.for_route(address, bind).transport(&rate));
+    let connecting = endpoint.connect_with(config, address, name).map_err(|e| LinkError::Quic(e.to_string()))?;
+    let connection = connecting.await.map_err(error::connection)?;
+    let control = connection.open_bi().await.map_err(error::connection)?;
+    let local = local_address(&connection, endpoint.local_addr()?);
+    Ok(Raw::new(connection, control, Vec::new(), local, params.clone(), rate))
+}
+
+/// Makes one connection over a socket of another kind. The socket lives as long as the returned endpoint or the
+/// connection.
+///
+/// # Errors
+/// The handshake failed.
+pub(in crate::transport) async fn over(
+    socket: Arc<dyn AsyncUdpSocket>,
+    address: SocketAddr,
+    name: &str,
+    tls: &Arc<rustls::ClientConfig>,
+    bind: &Bind,
+    params: &Params,
+) -> Result<(quinn::Endpoint, Raw), LinkError> {
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(params.endpoint(), None, socket, runtime)?;
+    let raw = shake(&endpoint, address, name, tls, bind, params).await?;
+    Ok((endpoint, raw))
+}
+
+/// Starts with the first address, adds the next one whenever a head start is over or a try has failed.
+pub(in crate::transport) async fn race<'a, T, F>(
+    addresses: &[SocketAddr],
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, LinkError>
+where
+    F: Future<Output = Result<T, LinkError>> + Send + 'a,
+{
+    type Try<'a, T> = Pin<Box<dyn Future<Output = Result<T, LinkError>> + Send + 'a>>;
+    let mut tries: Vec<Try<'a, T>> = Vec::new();
+    let mut waiting = addresses.iter();
+    let mut last = LinkError::Io(io::Error::new(io::ErrorKind::NotFound, "the name has no usable address"));
+    loop {
+        if let Some(address) = waiting.next() {
+            tries.push(Box::pin(connect(*address)));
+        } else if tries.is_empty() {
+            return Err(last);
+        }
+        let mut head_start = pin!(sleep(HEAD_START));
+        let won = poll_fn(|cx| {
+            let (mut won, running) = (None, tries.len());
+            tries.retain_mut(|attempt| {
+                let Poll::Ready(result) = attempt.as_mut().poll(cx) else { return true };
+                match result {
+                    Ok(made) => won = Some(made),
+                    Err(e) => last = e,
+                }
+                false
+            });
+            if tries.len() < running {
+                return Poll::Ready(won);
+            }
+            head_start.as_mut().poll(cx).map(|()| None)
+        })
+        .await;
+        if let Some(made) = won {
+            return Ok(made);
+        }
+    }
+}
+
 /// The addresses to try, in order: those the source can reach, families taking turns.
-async fn resolve(options: &DialOptions) -> io::Result<Vec<SocketAddr>> {
-    if let Some(address) = options.address {
+pub(in crate::transport) async fn resolve(
+    host: &str,
+    port: u16,
+    address: Option<SocketAddr>,
+    source: Option<IpAddr>,
+) -> io::Result<Vec<SocketAddr>> {
+    if let Some(address) = address {
         return Ok(vec![address]);
     }
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    for address in lookup_host((options.host.as_str(), options.port)).await? {
-        if options.bind.source.is_some_and(|s| s.is_ipv4() != address.is_ipv4()) {
+    for address in lookup_host((host, port)).await? {
+        if source.is_some_and(|s| s.is_ipv4() != address.is_ipv4()) {
             continue;
         }
         let first_family = first.first().is_none_or(|a: &SocketAddr| a.is_ipv4() == address.is_ipv4());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
-use quinn::{Connection, RecvStream, SendStream, ServerConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, Connection, RecvStream, Runtime as _, SendStream, ServerConfig, TokioRuntime};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::bind::{self, Bind};
@@ -19,7 +19,7 @@ use super::decoy;
 use super::error::{self, CLOSE_OK};
 use super::params::{self, Params};
 use super::raw::{self, Raw, canonical, local_address};
-use crate::transport::LinkError;
+use crate::transport::{LinkError, TransportKind};
 
 /// Handshakes under way from which on a source has to prove its address.
 const RETRY_FROM: usize = 32;
@@ -77,13 +77,27 @@ impl Listener {
     /// # Errors
     /// The configuration has no TLS 1.3, or the socket is of no use.
     pub fn serve(socket: UdpSocket, tls: &rustls::ServerConfig, params: Params) -> Result<Self, LinkError> {
+        Self::over(TokioRuntime.wrap_udp_socket(socket)?, tls, params)
+    }
+
+    /// Serves a socket of another kind.
+    ///
+    /// # Errors
+    /// The configuration has no TLS 1.3.
+    pub(in crate::transport) fn over(
+        socket: Arc<dyn AsyncUdpSocket>,
+        tls: &rustls::ServerConfig,
+        params: Params,
+    ) -> Result<Self, LinkError> {
         let mut config = ServerConfig::with_crypto(params::server_crypto(tls)?);
         config
             .migration(true)
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_ALL);
-        let endpoint = quinn::Endpoint::new(params.endpoint(), Some(config.clone()), socket, Arc::new(TokioRuntime))?;
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint =
+            quinn::Endpoint::new_with_abstract_socket(params.endpoint(), Some(config.clone()), socket, runtime)?;
         Ok(Self { endpoint, config: Mutex::new(config), params, handshakes: Arc::default(), decoys: Arc::default() })
     }
 
@@ -93,6 +107,11 @@ impl Listener {
     /// The socket failed.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// What its links are called, and how their packets reach the wire where there is a choice.
+    pub fn kind(&self) -> (TransportKind, Option<&'static str>) {
+        (self.params.kind, self.params.backend)
     }
 
     /// Uses another certificate for connections from here on.

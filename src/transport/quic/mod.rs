@@ -36,6 +36,7 @@ mod tests;
 
 pub use bind::Bind;
 pub use endpoint::{DialOptions, Endpoint};
+pub(in crate::transport) use endpoint::{over, race, resolve};
 pub use listener::{Accepted, Incoming, Listener};
 pub use params::{Congestion, Params};
 pub use raw::Raw;

@@ -15,7 +15,8 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 use super::bind::Bind;
 use super::congestion::{Factory, ModelConfig, Rate};
 use super::raw::canonical;
-use crate::transport::{LinkError, sockopt};
+use crate::segment::codec::overhead;
+use crate::transport::{LinkError, TransportKind, sockopt};
 
 /// What every endpoint offers and asks for: to an observer the connection is HTTP/3 (RFC 9114 §3.1).
 const ALPN: &[u8] = b"h3";
@@ -70,6 +71,10 @@ pub struct Params {
     pub segmentation_offload: bool,
     /// Pacing and congestion window.
     pub congestion: Congestion,
+    /// What its links are called: QUIC, or raw when the datagrams travel in crafted TCP.
+    pub kind: TransportKind,
+    /// How datagrams reach the wire, where there is a choice.
+    pub backend: Option<&'static str>,
 }
 
 impl Default for Params {
@@ -84,6 +89,8 @@ impl Default for Params {
             socket_buffer: 4 * 1024 * 1024,
             segmentation_offload: true,
             congestion: Congestion::default(),
+            kind: TransportKind::Quic,
+            backend: None,
         }
     }
 }
@@ -97,7 +104,12 @@ impl Params {
             source: bind.source.filter(|s| s.is_ipv4() == remote.is_ipv4()),
             interface: bind.interface.clone(),
         };
-        let heads = if remote.is_ipv4() { HEADS_V4 } else { HEADS_V6 };
+        let heads = match (self.kind, remote.is_ipv4()) {
+            // In headers of TCP.
+            (TransportKind::Raw, ipv4) => overhead(ipv4) as u32,
+            (_, true) => HEADS_V4,
+            (_, false) => HEADS_V6,
+        };
         let fits = sockopt::route_mtu(&remote, &bind).ok().map(|mtu| mtu.saturating_sub(heads));
         let mtu_max = fits.map_or(self.mtu_max, |fits| fits.clamp(1200, PAYLOAD_MAX.into()) as u16);
         Self { mtu_max, ..self.clone() }

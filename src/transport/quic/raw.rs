@@ -14,7 +14,7 @@ use super::error;
 use super::params::Params;
 use super::rx::Rx;
 use super::tx::Tx;
-use crate::transport::{LinkError, LinkInfo, TransportKind};
+use crate::transport::{LinkError, LinkInfo};
 
 /// Keying material label (RFC 5705 §4; the prefix is RFC 8446's for private use).
 const EXPORTER: &[u8] = b"EXPORTER-ghostwire";
@@ -119,7 +119,8 @@ impl Raw {
     /// What is known of the connection.
     pub fn info(&self) -> LinkInfo {
         LinkInfo {
-            transport: TransportKind::Quic,
+            transport: self.params.kind,
+            backend: self.params.backend,
             remote: canonical(self.connection.remote_address()),
             local: self.local,
             tls: true,

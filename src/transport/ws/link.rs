@@ -45,7 +45,8 @@ impl Raw {
     /// Takes over a connection on which the upgrade is done; `plain` was read beyond it.
     pub(super) async fn new(outer: Outer, side: Side, remote: SocketAddr, plain: Vec<u8>) -> Result<Self, LinkError> {
         let exporter = outer.exporter();
-        let info = LinkInfo { transport: TransportKind::Ws, remote, local: outer.local_addr()?, tls: outer.is_tls() };
+        let (local, tls) = (outer.local_addr()?, outer.is_tls());
+        let info = LinkInfo { transport: TransportKind::Ws, remote, local, tls, backend: None };
         let mut plain = BytesMut::from(&plain[..]);
         let (source, sink) = match outer.take(&mut plain).await? {
             Taken::Plain(tcp) => {

@@ -2,6 +2,7 @@
 
 pub(crate) mod flows;
 pub(crate) mod line;
+pub(crate) mod net;
 pub(crate) mod origin;
 pub(crate) mod proxy;
 pub(crate) mod site;

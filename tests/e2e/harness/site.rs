@@ -304,7 +304,7 @@ fn program() -> Command {
 fn spawn(role: &str, config: &Path, log: &Path, prepare: &dyn Fn(&mut Command)) -> Running {
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
     let mut command = program();
-    command.arg(role).arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     prepare(&mut command);
+    command.arg(role).arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     Running::new(command.spawn().unwrap())
 }

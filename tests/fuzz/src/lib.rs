@@ -27,6 +27,8 @@ pub mod proxy_protocol;
 pub mod rate;
 #[path = "../fuzz_targets/seal.rs"]
 pub mod seal;
+#[path = "../fuzz_targets/segment.rs"]
+pub mod segment;
 #[path = "../fuzz_targets/socks5.rs"]
 pub mod socks5;
 #[path = "../fuzz_targets/target.rs"]
@@ -54,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     ("parts", parts::run),
     ("rate", rate::run),
     ("seal", seal::run),
+    ("segment", segment::run),
     ("socks5", socks5::run),
     ("target", target::run),
     ("varint", varint::run),
