@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         ping: client::ping::run,
         stdio: client::stdio::run,
         reload: |socket| reload(&socket),
+        explain: |socket| explain(&socket),
         demo: demo::run,
     };
     cli::run(std::env::args_os(), &handlers)
@@ -23,6 +24,12 @@ fn print_status(ask: cli::Status) -> anyhow::Result<()> {
     let status = admin::ask(&ask.socket)?;
     let text = if ask.json { serde_json::to_string_pretty(&status)? } else { admin::text::render(&status) };
     writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    Ok(())
+}
+
+fn explain(socket: &Path) -> anyhow::Result<()> {
+    let status = admin::ask(socket)?;
+    writeln!(std::io::stdout(), "{}", admin::explain::render(&status).trim_end())?;
     Ok(())
 }
 

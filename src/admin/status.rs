@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::rates::Rates;
-use crate::engine::{DatagramTotals, LinkSnapshot, Snapshot, UplinkSnapshot};
+use crate::engine::{DatagramTotals, LinkSnapshot, RateSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
+use crate::rate::Decision;
 use crate::runtime::shell::LinkMeta;
 use crate::units::Bitrate;
 
@@ -165,7 +166,7 @@ pub struct DatagramStatus {
 }
 
 /// One uplink of a session, as this side sends over it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UplinkStatus {
     /// The client's name of it.
@@ -174,6 +175,62 @@ pub struct UplinkStatus {
     pub limit_bps: Option<u64>,
     /// Links that wait for their turn under that limit.
     pub links_waiting: u64,
+    /// What is measured of it, with `rate.mode = "auto"`.
+    pub rate: Option<RateStatus>,
+}
+
+/// The rate of one direction of one uplink, and what it is taken from.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateStatus {
+    /// `GREEN`, `YELLOW`, `SOFT_RED` or `RED`.
+    pub level: String,
+    /// `start`, `cruise`, `probe`, `drain`, `loss-test`, `compete`, `stall` or `idle`.
+    pub state: String,
+    /// What is sent at most.
+    pub rate_bps: u64,
+    /// What the path is believed to carry.
+    pub capacity_bps: u64,
+    /// Bytes that may be under way.
+    pub bytes_window: u64,
+    /// Bytes that are.
+    pub bytes_in_flight: u64,
+    /// Delay of the queue in the path, milliseconds.
+    pub queue_ms: f64,
+    /// Usual variation of the delay, milliseconds.
+    pub noise_ms: f64,
+    /// Round trip of the empty path, milliseconds.
+    pub rtt_ms: f64,
+    /// Usual share of loss, percent.
+    pub loss_percent: f64,
+    /// Reports of the peer that could not be true.
+    pub reports_rejected: u64,
+    /// The latest decisions, oldest first.
+    pub decisions: Vec<DecisionStatus>,
+}
+
+/// One decision about a rate, with its evidence.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DecisionStatus {
+    /// How long ago, seconds.
+    pub age_s: f64,
+    /// State before.
+    pub from: String,
+    /// And after.
+    pub to: String,
+    /// Why, as a part of a sentence.
+    pub reason: String,
+    /// Believed capacity before.
+    pub capacity_before_bps: u64,
+    /// And after.
+    pub capacity_after_bps: u64,
+    /// Delay of the queue, milliseconds.
+    pub queue_ms: f64,
+    /// What came lately; 0 when that is not known.
+    pub delivered_bps: u64,
+    /// Share of loss lately, percent.
+    pub loss_percent: f64,
 }
 
 /// Counters of a session, from its start.
@@ -490,8 +547,49 @@ impl UplinkStatus {
             name: uplink.name.clone(),
             limit_bps: uplink.limit.map(Bitrate::bps),
             links_waiting: uplink.waiting as u64,
+            rate: uplink.rate.as_ref().map(RateStatus::new),
         }
     }
+}
+
+impl RateStatus {
+    fn new(rate: &RateSnapshot) -> Self {
+        let now = &rate.now;
+        Self {
+            level: now.level.name().to_owned(),
+            state: now.state.name().to_owned(),
+            rate_bps: bits(now.rate),
+            capacity_bps: bits(now.capacity),
+            bytes_window: now.window,
+            bytes_in_flight: now.in_flight,
+            queue_ms: millis(now.queue),
+            noise_ms: millis(now.noise),
+            rtt_ms: millis(now.rtt_base),
+            loss_percent: f64::from(now.loss_ppm) / 1e4,
+            reports_rejected: now.rejected,
+            decisions: rate.decisions.iter().map(|(age, decision)| DecisionStatus::new(*age, decision)).collect(),
+        }
+    }
+}
+
+impl DecisionStatus {
+    fn new(age: Duration, decision: &Decision) -> Self {
+        Self {
+            age_s: age.as_secs_f64(),
+            from: decision.from.name().to_owned(),
+            to: decision.to.name().to_owned(),
+            reason: decision.reason.words().to_owned(),
+            capacity_before_bps: bits(decision.before),
+            capacity_after_bps: bits(decision.after),
+            queue_ms: f64::from(decision.queue_us) / 1e3,
+            delivered_bps: bits(decision.delivered),
+            loss_percent: f64::from(decision.loss_ppm) / 1e4,
+        }
+    }
+}
+
+fn bits(bytes: u64) -> u64 {
+    bytes.saturating_mul(8)
 }
 
 impl LinkStatus {
@@ -542,7 +640,7 @@ mod tests {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
         let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet") };
-        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None }
+        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None, rate: None, rtt: None }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RawStatus,
-    SessionStatus, Status, TunStatus,
+    DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus,
+    RawStatus, SessionStatus, Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -98,7 +98,9 @@ fn session(text: &mut String, session: &SessionStatus) {
         text.push_str(&links(&session.links));
     }
     for uplink in &session.uplinks {
-        if let Some(limit) = uplink.limit_bps {
+        if let Some(rate) = &uplink.rate {
+            let _ = writeln!(text, "  uplink  {} {}", clean(&uplink.name), measured(rate));
+        } else if let Some(limit) = uplink.limit_bps {
             let _ = writeln!(text, "  uplink  {} is sent at most {}", clean(&uplink.name), human::rate(limit));
         }
     }
@@ -118,6 +120,18 @@ fn session(text: &mut String, session: &SessionStatus) {
         human::bytes(session.bytes_waiting),
     );
     datagrams(text, &session.datagrams);
+}
+
+/// The rate of one direction of an uplink.
+fn measured(rate: &RateStatus) -> String {
+    format!(
+        "is sent {} of {}, queue {}: {} ({})",
+        human::rate(rate.rate_bps),
+        human::rate(rate.capacity_bps),
+        human::millis(rate.queue_ms),
+        clean(&rate.level),
+        clean(&rate.state),
+    )
 }
 
 /// Nothing where there were none.
@@ -402,7 +416,11 @@ mod tests {
                 bytes_retained: 1_536,
                 totals: SessionTotals { opened: 3, link_losses: 2, bytes_resumed: 2 << 20, ..SessionTotals::default() },
                 links: vec![link, second],
-                uplinks: vec![UplinkStatus { name: "fiber".into(), limit_bps: Some(19_000_000), links_waiting: 0 }],
+                uplinks: vec![UplinkStatus {
+                    name: "fiber".into(),
+                    limit_bps: Some(19_000_000),
+                    ..UplinkStatus::default()
+                }],
                 ..SessionStatus::default()
             }],
             listeners: vec![ListenerStatus {

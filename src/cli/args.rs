@@ -37,6 +37,8 @@ pub(super) enum Command {
     },
     /// Show what a running site is doing
     Status(StatusArgs),
+    /// Say why each uplink is sent what it is, with the latest decisions about it
+    Explain(ReloadArgs),
     /// Undo what a site that was killed has left behind on this host
     ///
     /// Firewall rules outlive the process that made them. A site undoes its own when it ends, and those of its killed

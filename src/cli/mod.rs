@@ -49,6 +49,8 @@ pub struct Handlers {
     pub stdio: fn(Stdio) -> anyhow::Result<()>,
     /// Asks the running site at a socket to read its configuration again.
     pub reload: fn(PathBuf) -> anyhow::Result<()>,
+    /// Asks the running site at a socket why its rates are what they are.
+    pub explain: fn(PathBuf) -> anyhow::Result<()>,
     /// Runs the demonstration.
     pub demo: fn(Demo) -> anyhow::Result<()>,
 }
@@ -131,6 +133,11 @@ fn run_on(line: impl IntoIterator<Item = OsString>, handlers: &Handlers, streams
         },
         Command::Reload(args) => match status::socket(args.socket, args.config) {
             Ok(socket) => streams.outcome((handlers.reload)(socket)),
+            Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
+            Err(error) => streams.failed(&error.into()),
+        },
+        Command::Explain(args) => match status::socket(args.socket, args.config) {
+            Ok(socket) => streams.outcome((handlers.explain)(socket)),
             Err(status::Unknown::Config(errors)) => streams.bad_config(&errors),
             Err(error) => streams.failed(&error.into()),
         },

@@ -21,6 +21,7 @@ const HANDLERS: Handlers = Handlers {
     ping: |ping, _| bail!("ping {} {} {:?}", ping.config.site.name, ping.count, ping.timeout),
     stdio: |ask| bail!("stdio {} {}", ask.proxy, ask.target),
     reload: |socket| bail!("reload {}", socket.display()),
+    explain: |socket| bail!("explain {}", socket.display()),
     demo: |demo| if demo.stay { bail!("{demo:?}") } else { Ok(()) },
 };
 

@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::ids::{LinkId, SessionId, Side};
 use crate::listeners::tun::Port;
 use crate::listeners::{self, Hub, SessionSlot};
+use crate::rate;
 use crate::runtime::driver;
 use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
@@ -31,6 +32,7 @@ use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
 use crate::units::Bitrate;
 use crate::wire::code::Code;
 use crate::wire::hello::SealWish;
+use crate::wire::rate::Terms;
 
 use super::dial::{Dialers, Dialler};
 use super::status::Dial;
@@ -104,6 +106,7 @@ pub(super) struct Limited {
     pub(super) name: String,
     pub(super) up: Option<Bitrate>,
     pub(super) down: Option<Bitrate>,
+    pub(super) rate: Option<Terms>,
 }
 
 /// Why a connection did not join.
@@ -291,11 +294,18 @@ impl Site {
             seal: self.seal,
             timeout: self.handshake,
             limit: uplink.down,
+            rate: uplink.rate,
             ..Ask::new(asked, &*uplink.name, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
         if self.is_over() {
             return Err(JoinError::Refused("shutting down"));
+        }
+        if uplink.rate.is_some() && admitted.rate.is_none() {
+            tracing::warn!(
+                uplink = uplink.name,
+                "the server knows no `rate.mode = \"auto\"`: links find their own rates"
+            );
         }
         let joined = self.admit(asked, admitted, rank, uplink.up);
         drop(founder);
@@ -324,12 +334,15 @@ impl Site {
             }
         }
         shell.grant(admitted.windows.stream, admitted.windows.session);
+        let is_ordered = admitted.info.transport.is_ordered();
         let meta = LinkMeta {
             info: admitted.info,
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank,
+            rate: admitted.rate.map(|terms| rate::Params::agreed(&terms, limit, is_ordered)),
             limit,
+            rtt: Some(admitted.rtt),
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
     }

@@ -155,11 +155,12 @@ fn start(config: &config::Client, edges: Edges, dialers: Dialers) -> anyhow::Res
     let shared = Shared::new(config, dialers);
     let known: Vec<_> = std::iter::once(&config.server).chain(&config.standby).collect();
     let site = |(index, server)| Site::new(config, server, index == 0, shared.clone());
-    let servers = Servers::new(known.into_iter().enumerate().map(site).collect());
+    let sites: Vec<_> = known.into_iter().enumerate().map(site).collect();
+    let servers = Servers::new(sites);
     servers.keeper().serve(edges)?;
     for (index, site) in servers.sites().iter().enumerate() {
         for uplink in &config.uplinks {
-            spawn_local(uplink::run(Rc::clone(site), index, uplink.clone(), config.retry.clone()));
+            spawn_local(uplink::run(Rc::clone(site), index, uplink.clone(), config.rate, config.retry.clone()));
         }
     }
     if !config.standby.is_empty() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use crate::config::{Retry, Uplink};
+use crate::config::{Rate, Retry, Uplink};
 use crate::engine::Snapshot;
 use crate::ids::LinkId;
 use crate::runtime::clock;
@@ -136,8 +136,9 @@ impl Pool {
 }
 
 /// Keeps the links of one uplink to one server, for ever.
-pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, retry: Retry) {
-    let limited = Rc::new(Limited { name: uplink.name.clone(), up: uplink.max_up, down: uplink.max_down });
+pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, rate: Rate, retry: Retry) {
+    let (name, rate) = (uplink.name.clone(), rate.terms());
+    let limited = Rc::new(Limited { name, up: uplink.max_up, down: uplink.max_down, rate });
     let mut sizes = Vec::new();
     let mut pools = Vec::new();
     let own = uplink.endpoints.iter().filter(|endpoint| endpoint.server == server);

@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 
-use crate::config::common::{self, Admin, Handshake, Liveness, Log, Performance, RateMode, Retry, SealMode, Site, Udp};
+use crate::config::common::{
+    self, Admin, Handshake, Liveness, Log, Performance, Rate, RateMode, Retry, SealMode, Site, Udp,
+};
 use crate::config::daemon::Process;
 use crate::config::endpoint::{self, Endpoint};
 use crate::config::exit::{self, Exit};
@@ -65,7 +67,7 @@ pub struct Client {
     /// How the process behaves.
     pub process: Process,
     /// Who decides how fast to send.
-    pub rate: RateMode,
+    pub rate: Rate,
 }
 
 /// By what a server is known.
@@ -151,11 +153,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         root.fail("each [[server]] needs a `name` where there are several");
     }
     let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
-    let rate = root.table("rate", RateMode::read);
+    let rate = root.table("rate", Rate::read);
     let limited = Cell::new(false);
     let uplinks = root.tables("uplink", |entry| {
         limited.set(limited.get() || entry.has("max_up") || entry.has("max_down"));
-        uplink(entry, rate, &names)
+        uplink(entry, rate.mode, &names)
     });
     let leads = |index| uplinks.iter().any(|uplink| uplink.endpoints.iter().any(|endpoint| endpoint.server == index));
     for (index, name) in names.iter().enumerate() {
@@ -163,7 +165,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
             root.fail(format_args!("server \"{name}\": no entry of `connect` leads to it"));
         }
     }
-    if rate == RateMode::Fixed && root.has("uplink") && !limited.get() {
+    if rate.mode == RateMode::Fixed && root.has("uplink") && !limited.get() {
         root.glance("rate", |section| {
             section.fail_at("mode", "\"fixed\" has no effect while no [[uplink]] has `max_up` or `max_down`");
         });

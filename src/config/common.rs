@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
 use crate::config::{PrivateKey, keyfile};
+use crate::rate::{Params, Profile};
 use crate::units::{Bitrate, ByteSize};
+use crate::wire::rate::Terms;
 
 /// Who this site is.
 #[derive(Clone, Debug)]
@@ -134,12 +136,67 @@ pub enum RateMode {
     Off,
     /// The user: the scheduler paces at the rates given.
     Fixed,
+    /// The path: the scheduler paces just below what the receiver measures.
+    Auto,
 }
 
-impl RateMode {
-    pub(super) fn read(section: &Section<'_>) -> Self {
-        section.choice("mode", Self::default(), &[("off", Self::Off), ("fixed", Self::Fixed)])
+/// How fast a client and its server send over each uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// Who decides.
+    pub mode: RateMode,
+    /// What is worth more, in doubt; this and the rest in [`RateMode::Auto`].
+    pub profile: Profile,
+    /// Never slower than this.
+    pub min: Bitrate,
+    /// Never faster than this.
+    pub max: Bitrate,
+    /// The first rate on a path of which nothing is known.
+    pub initial: Bitrate,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        let Params { min, max, initial, .. } = Params::default();
+        Self { mode: RateMode::default(), profile: Profile::default(), min, max, initial }
     }
+}
+
+impl Rate {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        let modes = [("off", RateMode::Off), ("fixed", RateMode::Fixed), ("auto", RateMode::Auto)];
+        let mode = section.choice("mode", default.mode, &modes);
+        let profiles =
+            [("latency", Profile::Latency), ("balanced", Profile::Balanced), ("throughput", Profile::Throughput)];
+        let profile = section.choice("profile", default.profile, &profiles);
+        let min = bound(section, "min", default.min);
+        let max = bound(section, "max", default.max);
+        let initial = bound(section, "initial", default.initial);
+        if mode != RateMode::Auto {
+            for key in ["profile", "min", "max", "initial"] {
+                section.no_effect(key, "unless `rate.mode` is \"auto\"");
+            }
+        }
+        if min > max {
+            section.fail_at("max", format_args!("is less than `min`, which is {min}"));
+        } else if !(min..=max).contains(&initial) && section.has("initial") {
+            section.fail_at("initial", format_args!("is not between `min` and `max`, {min} and {max}"));
+        }
+        Self { mode, profile, min, max, initial: initial.clamp(min.min(max), max) }
+    }
+
+    /// What the server is asked to agree to, in [`RateMode::Auto`].
+    pub fn terms(&self) -> Option<Terms> {
+        let terms = Terms { profile: self.profile.to_wire(), min: self.min, max: self.max, initial: self.initial };
+        (self.mode == RateMode::Auto).then_some(terms)
+    }
+}
+
+/// A bound of what is measured.
+fn bound(section: &Section<'_>, key: &'static str, default: Bitrate) -> Bitrate {
+    let shape = Shape::default("rate", format!("\"{default}\""), format!("{} to {}", RATES.0, RATES.1));
+    parsed_rate(section, key, shape).unwrap_or(default)
 }
 
 /// Rates that a limit may have: below the lowest, a single packet takes over 100 ms.
@@ -147,7 +204,10 @@ const RATES: (Bitrate, Bitrate) = (Bitrate::from_bps(100_000), Bitrate::from_mbi
 
 /// A limit on a rate. `without` says what its absence means.
 pub(super) fn rate(section: &Section<'_>, key: &'static str, without: &'static str) -> Option<Bitrate> {
-    let shape = Shape::optional("rate", without, format!("{} to {}", RATES.0, RATES.1));
+    parsed_rate(section, key, Shape::optional("rate", without, format!("{} to {}", RATES.0, RATES.1)))
+}
+
+fn parsed_rate(section: &Section<'_>, key: &'static str, shape: Shape) -> Option<Bitrate> {
     section.parsed(key, shape, |text| match text.parse::<Bitrate>() {
         Ok(rate) if (RATES.0..=RATES.1).contains(&rate) => Ok(rate),
         Ok(_) => Err("is out of range".to_owned()),

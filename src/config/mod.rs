@@ -45,7 +45,7 @@ use crate::config::shape::Key;
 pub use crate::config::addr::Host;
 pub use crate::config::client::{Client, PoolSize, ServerIdentity, Uplink};
 pub use crate::config::common::{
-    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, RateMode, Retry, SealMode, Site, Udp,
+    Admin, Handshake, Liveness, Log, LogFormat, LogLevel, Performance, Rate, RateMode, Retry, SealMode, Site, Udp,
     journal_dir, journal_dirs, socket_dirs,
 };
 pub use crate::config::daemon::Process;

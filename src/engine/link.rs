@@ -27,6 +27,11 @@ pub(super) struct Link {
     /// Index of its uplink.
     pub(super) uplink: usize,
     pub(super) encapsulation: Encapsulation,
+    pub(super) is_ordered: bool,
+    /// What it is given is stamped.
+    pub(super) is_measured: bool,
+    /// How long what arrives may have waited on this host.
+    pub(super) late: Duration,
     /// Bytes left of its turn where links wait for each other.
     pub(super) turn: i64,
     pub(super) live: Liveness,
@@ -74,6 +79,9 @@ impl Link {
             rank: up.rank,
             uplink: 0,
             encapsulation: up.encapsulation,
+            is_ordered: up.is_ordered,
+            is_measured: up.rate.is_some(),
+            late: Duration::ZERO,
             turn: 0,
             live: Liveness::new(params, seed, now),
             drr: Drr::default(),

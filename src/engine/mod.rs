@@ -14,6 +14,7 @@
 
 mod datagrams;
 mod link;
+mod measure;
 mod pace;
 mod snapshot;
 
@@ -38,6 +39,7 @@ use crate::wire::frame::Frame;
 
 pub use datagrams::{DatagramTotals, Outgoing};
 use link::{Link, PONGS_MAX};
+pub use measure::{LevelChange, RateSnapshot};
 pub use pace::LinkUp;
 use pace::{Gate, Limiter, Uplink};
 pub use snapshot::{LinkSnapshot, Snapshot, UplinkSnapshot};
@@ -131,6 +133,7 @@ pub struct Engine {
     suspects: u64,
     link_losses: u64,
     bulk_counted: Instant,
+    level_changes: Vec<LevelChange>,
     plane: datagrams::Plane,
 }
 
@@ -158,6 +161,7 @@ impl Engine {
             suspects: 0,
             link_losses: 0,
             bulk_counted: now,
+            level_changes: Vec::new(),
         }
     }
 
@@ -189,8 +193,12 @@ impl Engine {
         let datagrams = sched::datagrams::Datagrams::new(self.params.datagrams.clone());
         let mut link = Link::new(slot, up, self.params.liveness.clone(), datagrams, self.seed, now);
         link.uplink = self.uplink_for(up);
+        let index = link.uplink;
         self.links.insert(id, link);
-        self.limit_uplink(id, up.limit);
+        match up.rate {
+            Some(params) => self.measure_uplink(index, params, up.rtt, now),
+            None => self.limit_uplink(id, up.limit),
+        }
         self.orphaned = None;
         self.session.begin_statement(false);
         self.statement_link = Some(id);
@@ -209,6 +217,7 @@ impl Engine {
     pub fn link_down(&mut self, id: LinkId, now: Instant) {
         let Some(mut link) = self.links.remove(&id) else { return };
         self.forget_waiting(id);
+        self.hand_on_reports(link.uplink, id);
         self.link_losses += u64::from(!link.emptied && !link.left_by_peer);
         self.session.on_slot_lost(link.slot);
         self.choose_control();
@@ -307,6 +316,7 @@ impl Engine {
                 break;
             }
         }
+        self.review_meter(id, now);
         self.settle(now);
         result
     }
@@ -333,6 +343,8 @@ impl Engine {
                 }
             }
             Frame::Datagram(datagram) => self.plane.take(datagram)?,
+            Frame::Stamp(stamp) => self.on_stamp(id, &stamp, now),
+            Frame::Report(report) => self.on_report(id, &report, now),
             Frame::Part(part) => {
                 if let Some(whole) = link.assembler.take(part, now) {
                     self.plane.take_whole(whole)?;
@@ -476,6 +488,8 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.awake = false;
         let start = batch.len();
+        self.put_report(id, batch, now);
+        let Some(link) = self.links.get_mut(&id) else { return };
         while let Some((ping, echo_us)) = link.pongs.pop_front() {
             let clock_us = link.live.clock_us(now);
             batch.frame(Lane::Control, &Frame::Pong { id: ping, echo_us, clock_us }, false);
@@ -515,9 +529,11 @@ impl Engine {
             // Lost acknowledgements stall a transfer as surely as lost data.
             link.live.on_data_sent(now);
         }
-        if has_data && let Some(room) = self.permit(id, now) {
+        let permitted = if has_data { self.permit(id, now) } else { None };
+        if let Some(room) = permitted {
             self.fill(id, want.min(batch.len().saturating_add(room)), batch, now);
         }
+        self.stamp(id, start, permitted.is_some(), batch, now);
         let sent = batch.len() - start;
         if let Some(link) = self.links.get_mut(&id) {
             link.bytes_sent += sent as u64;
@@ -611,7 +627,8 @@ impl Engine {
         });
         let ack = self.session.poll_timeout().map(|at| (at, Reason::Ack));
         let resume = self.orphaned.map(|since| (since + self.params.resume_timeout, Reason::Resume));
-        let pace = self.pace_timeout().map(|at| (at, Reason::Pace));
+        let pace = [self.pace_timeout(), self.measure_timeout()].into_iter().flatten().min();
+        let pace = pace.map(|at| (at, Reason::Pace));
         links.chain([ack, pace, resume.filter(|_| self.lost.is_none())]).flatten().min()
     }
 
@@ -619,6 +636,7 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.session.handle_timeout(now);
         self.handle_pace(now);
+        self.handle_measure(now);
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             self.check_link(id, now);

@@ -6,10 +6,12 @@
 //! new first, the others in turn, each for as many quanta as it has flows.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::measure::{Measured, Metered};
 use super::{Engine, Link};
 use crate::ids::LinkId;
+use crate::rate;
 use crate::sched::egress::Share;
 use crate::sched::encap::Encapsulation;
 use crate::sched::shaper::Shaper;
@@ -27,14 +29,25 @@ pub struct LinkUp<'a> {
     pub encapsulation: Encapsulation,
     /// What this side may send over the uplink; `None` for no limit of ours. The latest link's word counts.
     pub limit: Option<Bitrate>,
+    /// How this side finds its rate over the uplink by measuring; takes the place of `limit`. The latest link's word counts.
+    pub rate: Option<rate::Params>,
+    /// What is lost is sent again below, and what comes after it waits.
+    pub is_ordered: bool,
+    /// The round trip as the handshake saw it.
+    pub rtt: Option<Duration>,
 }
 
 impl LinkUp<'_> {
     /// A link in memory without limits.
     pub const fn plain(rank: u8) -> Self {
-        Self { rank, uplink: "", encapsulation: Encapsulation::NONE, limit: None }
+        let encapsulation = Encapsulation::NONE;
+        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None }
     }
 }
+
+/// Lateness that is made good where the rate is measured: what is made good becomes a queue in the path, and must be
+/// none to speak of.
+const LATE_MEASURED: Duration = Duration::from_millis(2);
 
 /// What says how much may leave.
 #[derive(Debug)]
@@ -102,6 +115,11 @@ impl Gate {
     /// has a newcomer, goes first: it says little, or its flows do.
     fn wait(&mut self, id: LinkId, link: &mut Link, until: Instant) {
         self.due = Some(until);
+        self.hold(id, link);
+    }
+
+    /// As [`Self::wait`], for room in a window: whoever makes room wakes it.
+    fn hold(&mut self, id: LinkId, link: &mut Link) {
         let place = self.waiting.iter().position(|other| *other == id);
         let over = link.turn <= 0;
         if over {
@@ -129,16 +147,40 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Uplink {
     pub(super) name: String,
+    is_ordered: bool,
     pub(super) gate: Option<Gate>,
+    /// What moves the gate, if the rate is measured.
+    pub(super) measured: Option<Box<Measured>>,
+    /// What measures for the peer.
+    pub(super) metered: Option<Box<Metered>>,
+}
+
+impl Uplink {
+    /// Another measured rate.
+    pub(super) fn pace_at(&mut self, rate: Bitrate) {
+        match &mut self.gate {
+            Some(Gate { limiter: Limiter::Own(shaper), .. }) => shaper.set_rate(rate),
+            gate => *gate = Some(Gate::new(Limiter::Own(Shaper::new(rate).with_lateness(LATE_MEASURED)))),
+        }
+    }
+
+    /// Links that wait and have no time to be woken at, in order.
+    pub(super) fn waiting_links(&self) -> Vec<LinkId> {
+        self.gate.iter().filter(|gate| gate.due.is_none()).flat_map(|gate| gate.waiting.iter().copied()).collect()
+    }
 }
 
 impl Engine {
     /// The uplink of a link that joins. Names come from the peer: those without links make room.
     pub(super) fn uplink_for(&mut self, up: &LinkUp<'_>) -> usize {
-        if let Some(known) = self.uplinks.iter().position(|uplink| uplink.name == up.uplink) {
+        // Links of two transports may take different paths: each kind is measured for itself.
+        let is_it =
+            |uplink: &Uplink| uplink.name == up.uplink && (up.rate.is_none() || uplink.is_ordered == up.is_ordered);
+        if let Some(known) = self.uplinks.iter().position(is_it) {
             return known;
         }
-        let fresh = Uplink { name: up.uplink.to_owned(), gate: None };
+        let name = up.uplink.to_owned();
+        let fresh = Uplink { name, is_ordered: up.is_ordered, gate: None, measured: None, metered: None };
         let used = |index: &usize| self.links.values().any(|link| link.uplink == *index);
         match (0..self.uplinks.len()).find(|index| !used(index)) {
             Some(index) => {
@@ -180,12 +222,28 @@ impl Engine {
         uplink.into_iter().chain(&self.gates).map(Gate::rate).min()
     }
 
+    /// Bytes that the link and those beside it may have under way by our own measure.
+    pub fn window_of(&self, id: LinkId) -> Option<u64> {
+        let link = self.links.get(&id)?;
+        self.uplinks[link.uplink].measured.as_ref().map(|measured| measured.window())
+    }
+
     /// How many bytes of data the link may send now. When none, it is woken when it may.
     pub(super) fn permit(&mut self, id: LinkId, now: Instant) -> Option<usize> {
         let link = self.links.get_mut(&id)?;
         let mut room = usize::MAX;
-        let uplink = self.uplinks[link.uplink].gate.as_mut();
-        for gate in uplink.into_iter().chain(&mut self.gates) {
+        let Uplink { gate, measured, .. } = &mut self.uplinks[link.uplink];
+        if let (Some(measured), Some(gate)) = (measured, gate.as_mut()) {
+            measured.on_backlog(true, now);
+            let window = measured.room(link.drr.has_new());
+            if window == 0 {
+                measured.is_held = true;
+                gate.hold(id, link);
+                return None;
+            }
+            room = usize::try_from(window).unwrap_or(usize::MAX);
+        }
+        for gate in gate.iter_mut().chain(&mut self.gates) {
             match gate.permit(now) {
                 Ok(bytes) => room = room.min(bytes),
                 Err(until) => {
@@ -193,6 +251,11 @@ impl Engine {
                     return None;
                 }
             }
+        }
+        if link.is_measured {
+            // In small portions a packet with little in it costs as much as what is measured.
+            let full = link.encapsulation.full_packet();
+            room -= if room < full { 0 } else { room % full };
         }
         Some(room)
     }
@@ -210,6 +273,9 @@ impl Engine {
         if let Some(gate) = &mut self.uplinks[uplink].gate {
             let idle = links.values().all(|link| link.uplink != uplink || !link.has_data());
             gate.sent(wire, idle, now);
+            if idle && let Some(measured) = &mut self.uplinks[uplink].measured {
+                measured.on_backlog(false, now);
+            }
         }
         if !self.gates.is_empty() {
             let idle = !links.values().any(Link::has_data);

@@ -6,7 +6,7 @@ use crate::ids::LinkId;
 use crate::session::Totals;
 use crate::units::Bitrate;
 
-use super::{DatagramTotals, Engine, Gate};
+use super::{DatagramTotals, Engine, Gate, RateSnapshot};
 
 /// One link.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct UplinkSnapshot {
     pub limit: Option<Bitrate>,
     /// Links that wait for that limit.
     pub waiting: usize,
+    /// What is measured of it, where the rate is.
+    pub rate: Option<RateSnapshot>,
 }
 
 /// One session.
@@ -101,6 +103,7 @@ pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
         name: uplink.name.clone(),
         limit: uplink.gate.iter().chain(&engine.gates).map(Gate::rate).min(),
         waiting: uplink.gate.as_ref().map_or(0, Gate::waiting),
+        rate: uplink.measured.as_ref().map(|measured| measured.snapshot(now)),
     });
     Snapshot {
         links,

@@ -61,11 +61,18 @@ pub struct Params {
     pub report_max: Duration,
     /// Share of the reverse direction that reports may take.
     pub report_share: f64,
+    /// Nothing is lost or doubled below, though several links may overtake each other: every unit counts.
+    pub is_ordered: bool,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { report_min: Duration::from_millis(10), report_max: Duration::from_millis(25), report_share: 0.01 }
+        Self {
+            report_min: Duration::from_millis(10),
+            report_max: Duration::from_millis(25),
+            report_share: 0.01,
+            is_ordered: false,
+        }
     }
 }
 
@@ -128,8 +135,10 @@ impl Meter {
     pub fn on_stamp(&mut self, stamp: &Stamp, late: Duration, marked: bool, now: Instant) {
         let rx = self.micros(now);
         let Some(fate) = self.place(stamp.seq) else { return };
-        let late_us = late.as_micros().min(u128::from(rx)) as u32;
-        let delay = (rx as u32).wrapping_sub(late_us).wrapping_sub(stamp.sent_us);
+        let delay = (rx as u32).wrapping_sub(stamp.sent_us);
+        // An upper bound only: what it takes away must not become the least delay that everything is compared with.
+        let above = self.least().map_or(0, |least| delay.wrapping_sub(least) as i32).max(0);
+        let delay = delay.wrapping_sub((late.as_micros().min(above.unsigned_abs().into())) as u32);
         self.count(stamp, fate, marked, rx);
         if let Fate::Ahead { .. } = fate {
             self.delay_us = delay;
@@ -208,7 +217,11 @@ impl Meter {
         if ahead > 0 {
             self.seen = if ahead < 64 { self.seen << ahead | 1 } else { 1 };
             self.seq = seq;
-            return Some(Fate::Ahead { missing: ahead as u32 - 1 });
+            let missing = if self.params.is_ordered { 0 } else { ahead as u32 - 1 };
+            return Some(Fate::Ahead { missing });
+        }
+        if self.params.is_ordered {
+            return Some(Fate::Late);
         }
         let behind = ahead.unsigned_abs();
         if behind >= 64 || self.seen >> behind & 1 == 1 {
@@ -243,15 +256,20 @@ impl Meter {
         self.gap_per_byte += (gap - self.gap_per_byte) / 16.0;
     }
 
+    /// The least delay lately.
+    fn least(&self) -> Option<u32> {
+        match (self.base.now, self.base.before) {
+            (Some(a), Some(b)) => Some(min_delay(a, b)),
+            (a, b) => a.or(b),
+        }
+    }
+
     fn alarm(&mut self, delay: u32, now: Instant) {
         if now.saturating_duration_since(self.base.since) >= LEAST_SPAN {
             self.base = Least { now: None, before: self.base.now, since: now };
         }
         self.base.now = Some(self.base.now.map_or(delay, |least| min_delay(least, delay)));
-        let least = match (self.base.now, self.base.before) {
-            (Some(a), Some(b)) => min_delay(a, b),
-            (a, b) => a.or(b).unwrap_or(delay),
-        };
+        let least = self.least().unwrap_or(delay);
         let is_high = delay.wrapping_sub(least) as i32 > ALARM_US;
         self.urgent |= is_high && !self.alarmed;
         self.alarmed = is_high;
@@ -398,11 +416,17 @@ mod tests {
     #[test]
     fn a_busy_host_is_not_taken_for_the_path() {
         let mut bench = Bench::new();
-        bench.unit(1, 1_000, 20_000);
-        bench.now += Duration::from_micros(1_000);
-        let stamp = Stamp { seq: 2, sent_us: 0, size: 1_000, probe: 0 };
-        bench.meter.on_stamp(&stamp, Duration::from_micros(1_500), false, bench.now);
-        assert_eq!(bench.report().delay_us, 500, "2 ms after it was sent, of which 1.5 ms were this host's");
+        bench.unit(1, 1_000, 2_000);
+        let mut late = |seq, delay: u32| {
+            bench.now += Duration::from_micros(20_000);
+            let sent_us = ((bench.now - bench.begin).as_micros() as u32).wrapping_sub(delay);
+            let stamp = Stamp { seq, sent_us, size: 1_000, probe: 0 };
+            bench.meter.on_stamp(&stamp, Duration::from_micros(1_500), false, bench.now);
+            bench.report().delay_us
+        };
+        assert_eq!(late(2, 9_000), 7_500, "of 9 ms 1.5 may have been this host's");
+        assert_eq!(late(3, 3_000), 2_000, "and all that is above the least, never more");
+        assert_eq!(late(4, 9_000), 7_500, "which is what it was");
     }
 
     #[test]

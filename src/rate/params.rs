@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::units::Bitrate;
+use crate::wire::rate::Terms;
 
 /// Who decides the rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,9 +66,29 @@ pub struct Params {
     pub metered: bool,
     /// A full packet on this path, in bytes.
     pub mtu: u32,
+    /// What is lost is sent again below, and what comes after it waits (TCP): a delay that nothing holds back is that.
+    pub ordered: bool,
 }
 
 impl Profile {
+    /// The number in [`Terms`].
+    pub fn to_wire(self) -> u8 {
+        match self {
+            Self::Latency => 0,
+            Self::Balanced => 1,
+            Self::Throughput => 2,
+        }
+    }
+
+    /// Numbers of a newer version are balanced.
+    pub fn from_wire(number: u8) -> Self {
+        match number {
+            0 => Self::Latency,
+            2 => Self::Throughput,
+            _ => Self::Balanced,
+        }
+    }
+
     /// The parameters of a profile, with default bounds.
     pub fn params(self) -> Params {
         let balanced = Params {
@@ -85,21 +106,33 @@ impl Profile {
             baseline_window: Duration::from_secs(30),
             baseline_shift_max: Some(Duration::from_millis(150)),
             loss_excess: 0.015,
-            compete: true,
+            compete: false,
             metered: false,
             mtu: 1_500,
+            ordered: false,
         };
         match self {
             Self::Latency => Params {
                 cruise: 0.95,
                 cut_queue: Duration::from_millis(4),
                 baseline_shift_max: Some(Duration::from_millis(40)),
-                compete: false,
                 ..balanced
             },
             Self::Balanced => balanced,
-            Self::Throughput => Params { cut_queue: Duration::from_millis(15), baseline_shift_max: None, ..balanced },
+            Self::Throughput => {
+                Params { cut_queue: Duration::from_millis(15), baseline_shift_max: None, compete: true, ..balanced }
+            }
         }
+    }
+}
+
+impl Params {
+    /// What two sites agreed to for an uplink, over links that are `ordered` or not. `limit` is this side's own.
+    pub fn agreed(terms: &Terms, limit: Option<Bitrate>, ordered: bool) -> Self {
+        let max = limit.map_or(terms.max, |limit| limit.min(terms.max));
+        let min = terms.min.min(max);
+        let initial = terms.initial.clamp(min, max);
+        Self { min, max, initial, ordered, ..Profile::from_wire(terms.profile).params() }
     }
 }
 

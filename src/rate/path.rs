@@ -11,6 +11,12 @@ const POINTS_MAX: usize = 512;
 const NOISE_WEIGHT: f64 = 0.02;
 /// Noise above this is a path that changes, not jitter.
 const NOISE_MAX: f64 = 0.010;
+/// What is left of the delay on the way back from report to report, as the next may be as late as the last.
+const BACK_DECAY: f64 = 0.95;
+/// More than this is not made allowance for, seconds.
+const BACK_MAX: f64 = 0.5;
+/// After so long without a report something is wrong at the earliest, seconds: a unit that came alone is reported late.
+const PATIENCE_MIN: f64 = 0.2;
 /// Delivered below this share of what was sent in the same time: the bottleneck held bytes back, so its rate is known.
 const STRETCHED: f64 = 0.96;
 
@@ -105,6 +111,10 @@ pub(super) struct Path {
     reference: Option<u32>,
     base: Least,
     rtt_base: Least,
+    /// Least of the round trip without the way there: the way back, by two clocks.
+    back_base: Least,
+    /// Delay of the queue on the way back; falls slowly.
+    back_queue: f64,
     srtt: f64,
     rtt_deviation: f64,
     noise: f64,
@@ -121,6 +131,8 @@ impl Path {
             reference: None,
             base: least(),
             rtt_base: least(),
+            back_base: least(),
+            back_queue: 0.0,
             srtt: 0.0,
             rtt_deviation: 0.0,
             noise: 0.0,
@@ -148,6 +160,9 @@ impl Path {
         self.on_rtt(rtt, at);
         // Two upper bounds of the same queue. The first wanders with the clocks, the second has the way back in it.
         let above_rtt = rtt - self.rtt_base.get().unwrap_or(rtt);
+        self.back_base.add(at, rtt - last);
+        let back = rtt - last - self.back_base.get().unwrap_or(rtt - last);
+        self.back_queue = back.max(BACK_DECAY * self.back_queue).min(BACK_MAX);
         if self.base.is_stale(at) {
             self.base.forget();
             self.base.add(at, last - above_rtt);
@@ -222,6 +237,11 @@ impl Path {
         }
     }
 
+    /// Sums begin anew.
+    pub(super) fn restart(&mut self) {
+        self.points.clear();
+    }
+
     /// Takes this much delay as the path's own.
     pub(super) fn shift_base(&mut self, by: f64) {
         self.base.raise(by);
@@ -247,13 +267,18 @@ impl Path {
         self.rtt_base.get().unwrap_or(self.srtt)
     }
 
+    /// Time that reports wait in queues on the way back.
+    pub(super) fn back_queue(&self) -> f64 {
+        self.back_queue
+    }
+
     pub(super) fn srtt(&self) -> f64 {
         self.srtt
     }
 
     /// After so long without a report something is wrong.
     pub(super) fn patience(&self) -> f64 {
-        self.srtt + (4.0 * self.rtt_deviation).max(3.0 * self.report_gap).max(0.1)
+        self.srtt + (4.0 * self.rtt_deviation).max(3.0 * self.report_gap).max(PATIENCE_MIN)
     }
 
     pub(super) fn report_gap(&self) -> f64 {
@@ -345,6 +370,22 @@ mod tests {
         (50..60).for_each(|n| report(&mut path, n, 60_000, false, 0));
         path.shift_base(0.04);
         assert!(path.queue() < 1e-9 && (path.rtt_base() - rtt - 0.04).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_queue_on_the_way_back_is_told_from_one_on_the_way_there() {
+        let mut path = Path::new(30, 0.01);
+        (1..50).for_each(|n| report(&mut path, n, 20_000, false, 0));
+        assert!(path.back_queue() < 1e-9);
+        report(&mut path, 50, 60_000, false, 0);
+        assert!(path.back_queue() < 1e-6, "{}", path.back_queue());
+        // the same unit's report comes 80 ms late
+        let last = *path.last().expect("a point");
+        let sent = Sent { seq: last.sent.seq + 10, at: 0.48, total: last.sent.total + 1e4 };
+        let delay_us = 77_000 + 20_000;
+        let units = Report { units: 510, bytes: 510_000, busy_us: 510_000, ..Report::default() };
+        path.on_report(&Report { number: 51, seq: 510, delay_us, least_us: delay_us, ..units }, sent, false, 0.6);
+        assert!((path.back_queue() - 0.08).abs() < 1e-6 && path.queue() < 1e-6, "{}", path.back_queue());
     }
 
     #[test]

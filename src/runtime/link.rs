@@ -3,14 +3,13 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::engine::CloseReason;
 use crate::ids::LinkId;
-use crate::transport::{LinkError, LinkRx, LinkTx};
-use crate::units::Bitrate;
+use crate::transport::{LinkError, LinkRx, LinkTx, Pace};
 use crate::wire::batch::Batch;
 use crate::wire::frame::Frame;
 
@@ -26,7 +25,7 @@ const DATAGRAMS: usize = 256 * 1024;
 
 pub(super) fn spawn(shell: &Rc<Shell>, id: LinkId, tx: LinkTx, rx: LinkRx) -> Vec<AbortHandle> {
     let sender = Sender { shell: Rc::clone(shell), id, tx, batch: Batch::default(), pace: None };
-    let receiver = Receiver { shell: Rc::clone(shell), id, rx, frames: Vec::new() };
+    let receiver = Receiver { shell: Rc::clone(shell), id, rx, frames: Vec::new(), empty: clock::now() };
     vec![spawn_local(sender.run()).abort_handle(), spawn_local(receiver.run()).abort_handle()]
 }
 
@@ -36,7 +35,7 @@ struct Sender {
     tx: LinkTx,
     batch: Batch,
     /// What the transport was told last.
-    pace: Option<Bitrate>,
+    pace: Option<Pace>,
 }
 
 impl Sender {
@@ -92,7 +91,8 @@ impl Sender {
         let mut core = self.shell.core.borrow_mut();
         core.engine.poll_transmit(self.id, want, &mut self.batch, now);
         core.after(now);
-        let pace = core.engine.pace_of(self.id);
+        let window = core.engine.window_of(self.id);
+        let pace = core.engine.pace_of(self.id).map(|rate| Pace { rate, window });
         if pace != self.pace {
             self.pace = pace;
             self.tx.set_pace(pace);
@@ -118,6 +118,8 @@ struct Receiver {
     id: LinkId,
     rx: LinkRx,
     frames: Vec<Frame>,
+    /// When nothing was there last.
+    empty: Instant,
 }
 
 impl Receiver {
@@ -130,7 +132,10 @@ impl Receiver {
         for _ in 0..ROUNDS {
             let arrived = self.rx.poll_recv(cx, &mut self.frames);
             let fault = match arrived {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.empty = clock::now();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(())) => None,
                 Poll::Ready(Err(error)) => Some(error.to_string()),
             };
@@ -141,6 +146,7 @@ impl Receiver {
             let now = clock::now();
             let bytes = self.frames.iter().map(size).sum();
             let mut core = self.shell.core.borrow_mut();
+            core.engine.set_lateness(self.id, now.saturating_duration_since(clock::awake_since().max(self.empty)));
             let taken = core.engine.handle_frames(self.id, self.frames.drain(..), bytes, now);
             core.after(now);
             let enough = core.engine.datagrams_arrived() >= DATAGRAMS;

@@ -22,7 +22,7 @@ mod tests;
 /// # Errors
 /// The system has no more file descriptors for it.
 pub fn thread() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread().enable_all().on_thread_unpark(clock::note_awake).build()
 }
 
 /// Prepares the process for many connections.

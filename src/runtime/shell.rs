@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::engine::{CloseReason, Engine, LinkUp, Snapshot};
+use crate::engine::{CloseReason, Engine, LevelChange, LinkUp, Snapshot};
 use crate::ids::{LinkId, SessionId, StreamId};
+use crate::rate::{self, Level};
 use crate::sched::encap::Encapsulation;
 use crate::session::Event;
 use crate::transport::{LinkInfo, LinkRx, LinkTx, TransportKind};
@@ -38,6 +39,10 @@ pub struct LinkMeta {
     pub rank: u8,
     /// What this side may send over the uplink.
     pub limit: Option<Bitrate>,
+    /// How this side finds its rate over the uplink, if both sides agreed to measure it.
+    pub rate: Option<rate::Params>,
+    /// The round trip between the two sites, as the handshake saw it.
+    pub rtt: Option<Duration>,
 }
 
 /// Why a link is no more.
@@ -171,8 +176,15 @@ impl Shell {
         core.next_link += 1;
         tracing::info!(session = %self.id.get(), link = %id, transport = %meta.info.transport, uplink = meta.uplink,
             remote = %meta.info.remote, sealed = meta.sealed.unwrap_or("by TLS"), "link up");
-        let up =
-            LinkUp { rank: meta.rank, uplink: &meta.uplink, encapsulation: encapsulation(&meta), limit: meta.limit };
+        let up = LinkUp {
+            rank: meta.rank,
+            uplink: &meta.uplink,
+            encapsulation: encapsulation(&meta),
+            limit: meta.limit,
+            rate: meta.rate,
+            is_ordered: meta.info.transport.is_ordered(),
+            rtt: meta.rtt,
+        };
         core.engine.link_up_on(id, &up, now);
         core.links.insert(id, LinkSlot { meta, writer: None, closing: None, ended: Some(ended), tasks: Vec::new() });
         core.after(now);
@@ -324,6 +336,17 @@ fn encapsulation(meta: &LinkMeta) -> Encapsulation {
     }
 }
 
+/// A queue that is begun and gone is of interest to who looks for it; one that is long, to everybody.
+fn tell_level(change: &LevelChange) {
+    let LevelChange { uplink, from, to, state, rate, queue, decision } = change;
+    let (rate, because) = (Bitrate::from_bps(rate * 8 / 1000 * 1000), decision.map(|decision| decision.reason.words()));
+    if *from.max(to) >= Level::SoftRed {
+        tracing::info!(uplink, %from, %to, %state, %rate, ?queue, because, "level of the uplink");
+    } else {
+        tracing::debug!(uplink, %from, %to, %state, %rate, ?queue, because, "level of the uplink");
+    }
+}
+
 impl Core {
     /// Drains the outputs of the engine.
     pub(super) fn after(&mut self, now: Instant) {
@@ -351,6 +374,9 @@ impl Core {
         {
             self.end = Some(SessionEnd::Lost(reason.into()));
             self.wake_all();
+        }
+        for change in self.engine.take_level_changes() {
+            tell_level(&change);
         }
         let due = self.engine.poll_timeout().map(|(at, _)| at.max(now));
         if due.is_some_and(|due| self.armed.is_none_or(|armed| due < armed)) {

@@ -42,7 +42,8 @@ impl World {
         for (shell, raw) in [(&self.client, a), (&self.server, b)] {
             let info = raw.info();
             let (tx, rx) = raw.into_link();
-            let meta = LinkMeta { info, uplink: "test".into(), sealed: None, rank: 0, limit: None };
+            let meta =
+                LinkMeta { info, uplink: "test".into(), sealed: None, rank: 0, limit: None, rate: None, rtt: None };
             shell.attach(LinkTx::Mem(Box::new(tx)), LinkRx::Mem(Box::new(rx)), meta).unwrap();
         }
         cut

@@ -14,6 +14,9 @@ pub struct Encapsulation {
     pub packet_room: u16,
 }
 
+/// A STAMP frame in a datagram of QUIC, and the head of a DATA frame.
+const STAMPED: u16 = 32;
+
 impl Encapsulation {
     /// Nothing is added: links in memory.
     pub const NONE: Self = Self { per_record: 0, per_packet: 0, packet_room: u16::MAX };
@@ -32,6 +35,11 @@ impl Encapsulation {
 
     /// QUIC in crafted TCP over IPv4 with timestamps, in packets of 1500 bytes: 52 in place of UDP's 28.
     pub const RAW: Self = Self { per_record: 0, per_packet: 52 + 37, packet_room: 1448 - 37 };
+
+    /// Bytes of frames that fill a packet together with heads of their own and a stamp.
+    pub fn full_packet(self) -> usize {
+        usize::from(self.packet_room.saturating_sub(self.per_record).saturating_sub(STAMPED))
+    }
 
     /// Bytes of packets that a record with `bytes` of frames takes. Nothing for nothing.
     pub fn wire_len(self, bytes: usize) -> u64 {

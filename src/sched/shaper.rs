@@ -30,12 +30,19 @@ pub struct Shaper {
     line: Option<Instant>,
     /// Set while the line catches up.
     until: Option<Instant>,
+    late_max: Duration,
 }
 
 impl Shaper {
     /// At `rate`, which counts what [`sent`](Self::sent) counts.
     pub fn new(rate: Bitrate) -> Self {
-        Self { rate, line: None, until: None }
+        Self { rate, line: None, until: None, late_max: LATE_MAX }
+    }
+
+    /// Makes good so much lateness instead of [`LATE_MAX`].
+    #[must_use]
+    pub fn with_lateness(self, late_max: Duration) -> Self {
+        Self { late_max, ..self }
     }
 
     /// The rate in force.
@@ -59,7 +66,7 @@ impl Shaper {
             }
             self.until = None;
         }
-        let line = self.line.map_or(now, |line| line.max(now.checked_sub(LATE_MAX).unwrap_or(now)));
+        let line = self.line.map_or(now, |line| line.max(now.checked_sub(self.late_max).unwrap_or(now)));
         self.line = Some(line);
         let room = (now + QUANTUM).saturating_duration_since(line);
         if room.is_zero() {

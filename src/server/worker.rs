@@ -16,6 +16,7 @@ use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
 use crate::listeners::tun::Port;
 use crate::listeners::{self, Hub, SessionSlot};
+use crate::rate;
 use crate::runtime::shell::{LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
@@ -229,12 +230,15 @@ impl Worker {
                 return;
             }
         };
+        let is_ordered = admitted.info.transport.is_ordered();
         let meta = LinkMeta {
             info: admitted.info,
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank: 0,
             limit: admitted.limit,
+            rtt: Some(admitted.rtt),
+            rate: admitted.rate.map(|terms| rate::Params::agreed(&terms, admitted.limit, is_ordered)),
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
             tracing::info!(peer = name, error, "link not taken");

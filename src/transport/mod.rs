@@ -41,6 +41,14 @@ pub enum TransportKind {
 }
 
 impl TransportKind {
+    /// Whether everything on a link arrives in the order in which it left, and what is lost delays what follows.
+    pub fn is_ordered(self) -> bool {
+        match self {
+            Self::Ws | Self::Mem => true,
+            Self::Quic | Self::Raw => false,
+        }
+    }
+
     /// Whether links of this kind are QUIC connections.
     pub fn is_quic(self) -> bool {
         matches!(self, Self::Quic | Self::Raw)
@@ -71,6 +79,15 @@ pub struct LinkInfo {
     pub tls: bool,
     /// How packets reach the wire, where there is a choice: `af_packet` or `pcap` for `raw`.
     pub backend: Option<&'static str>,
+}
+
+/// How the scheduler paces what it gives a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// At most so much.
+    pub rate: Bitrate,
+    /// Bytes that it has under way at most, where it bounds them itself.
+    pub window: Option<u64>,
 }
 
 /// Why a link ended or could not be made.
@@ -221,11 +238,11 @@ impl LinkTx {
         }
     }
 
-    /// The scheduler paces what it gives this link at this rate, alone or together with other links: the transport is
-    /// not to be slower by a guess of its own. `None`: the transport finds the rate itself.
-    pub fn set_pace(&mut self, rate: Option<Bitrate>) {
+    /// The scheduler paces what it gives this link, alone or together with other links: the transport is not to be
+    /// slower by a guess of its own. `None`: the transport finds the rate itself.
+    pub fn set_pace(&mut self, pace: Option<Pace>) {
         match self {
-            Self::Quic(tx) => tx.rate().set_given(rate),
+            Self::Quic(tx) => tx.rate().set_given(pace),
             // TCP finds its own rate in the kernel; little of what it cannot send yet waits there.
             Self::Ws(_) | Self::Mem(_) => {}
         }

@@ -4,6 +4,7 @@
 //! left. The receiver measures and answers with REPORT frames. Sums in a report count from the first unit of the link, so
 //! that a lost report costs nothing.
 
+use crate::units::Bitrate;
 use crate::wire::varint;
 
 /// A unit is at most this large, in bytes: the largest record and its framing.
@@ -69,7 +70,39 @@ pub struct Probe {
     pub growth_us: i32,
 }
 
+/// By what a client wants rates to be found on an uplink, in both directions: bounds, and what is worth more in doubt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// 0 latency, 1 balanced, 2 throughput; others are taken for balanced.
+    pub profile: u8,
+    /// Never slower than this.
+    pub min: Bitrate,
+    /// Never faster than this; not below `min`.
+    pub max: Bitrate,
+    /// The first rate on a path of which nothing is known.
+    pub initial: Bitrate,
+}
+
 const ZIGZAG_BITS: u32 = 31;
+
+impl Terms {
+    /// Appends profile and rates in bits a second.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.profile.into());
+        for rate in [self.min, self.max, self.initial] {
+            varint::put(out, rate.bps().min(varint::MAX));
+        }
+    }
+
+    /// Reads what [`Self::put`] wrote; `None` when it is nothing that can be kept to.
+    pub fn take(body: &mut &[u8]) -> Option<Self> {
+        let profile = u8::try_from(varint::take(body)?).unwrap_or(u8::MAX);
+        let mut rate = || varint::take(body).map(Bitrate::from_bps);
+        let (min, max, initial) = (rate()?, rate()?, rate()?);
+        let is_sound = min.bps() > 0 && min <= max;
+        is_sound.then_some(Self { profile, min, max, initial })
+    }
+}
 
 impl Stamp {
     /// Appends the body of a STAMP frame.

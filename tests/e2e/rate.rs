@@ -1,13 +1,15 @@
-//! Fixed rates, end to end: what the file says holds on the wire, and what is small does not wait behind what is large.
+//! Rates, end to end: what the file says or the path carries holds on the wire, and what is small does not wait behind what is
+//! large.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ghostwire::admin::status::LinkStatus;
+use ghostwire::admin::status::{LinkStatus, UplinkStatus};
 
 use crate::harness::flows::{Progress, both_ways, transfer};
+use crate::harness::line::Line;
 use crate::harness::origin::Origin;
 use crate::harness::site::{Pair, Site, Via, free_port};
 use crate::harness::through::forward;
@@ -185,4 +187,69 @@ fn peers_share_the_line_of_the_server_equally_however_many_flows_they_have() {
     drop(windows);
     drop((clients, server));
     loads.into_iter().for_each(Load::end);
+}
+
+/// What a pair does over a line of 20 Mbit/s each way with buffers of 400 ms, full both ways.
+struct Measured {
+    up: f64,
+    down: f64,
+    /// Round trips of small messages beside it, ascending.
+    echo: Vec<Duration>,
+    client: UplinkStatus,
+    server: UplinkStatus,
+    explained: String,
+}
+
+fn over_a_narrow_line(rate: &str) -> Measured {
+    let (bulk, echo) = (both_ways(), Origin::echo());
+    let pair = Pair::new();
+    let port = free_port();
+    let server = pair.server(&Via::Quic.listen(port), "");
+    let line = Line::to(SocketAddr::from(([127, 0, 0, 1], port)), "rate=20mbit buffer=400ms delay=10ms");
+    let sections = format!("{rate}{}{}", forward(bulk.address()), forward(echo.address()));
+    let client = pair.client(&Via::Quic.uplink(line.address().port()), &sections);
+    client.wait_connected();
+    let listeners = client.listeners("forward");
+    let load = Load::new(listeners[0], 4);
+    load.wait(6 << 20);
+    let mut window = window(&client);
+    load.wait(10 << 20);
+    let (up, down) = window();
+    let echo = echo_times(listeners[1], 100);
+    let uplink = |site: &Site| site.status().sessions[0].uplinks[0].clone();
+    let (on_client, on_server) = (uplink(&client), uplink(&server));
+    let config = client.config().to_str().unwrap().to_owned();
+    let explained = String::from_utf8(pair.ghostwire(&["explain", "-c", &config]).stdout).unwrap();
+    drop(window);
+    drop((client, server));
+    load.end();
+    drop(line);
+    Measured { up, down, echo, client: on_client, server: on_server, explained }
+}
+
+#[test]
+#[ignore = "wants the machine to itself: .ci/test runs it in a step of its own"]
+fn a_measured_rate_fills_a_narrow_line_both_ways_and_leaves_its_buffers_empty() {
+    let measured = over_a_narrow_line("[rate]\nmode = \"auto\"\n");
+    let p95 = measured.echo[95];
+    let told = format!("up {:.0}, down {:.0} bit/s, echo {p95:?}\n{}", measured.up, measured.down, measured.explained);
+    eprintln!("{told}");
+    assert!(measured.up > 0.8 * 20.0 * MBIT && measured.down > 0.8 * 20.0 * MBIT, "{told}");
+    // The way there and back, a probe in each direction, and what two cores take that run everything at once.
+    assert!(p95 < Duration::from_millis(20 + 60), "{told}");
+    for uplink in [&measured.client, &measured.server] {
+        let rate = uplink.rate.as_ref().expect("measured on both sides");
+        assert!((17.0 * MBIT..22.0 * MBIT).contains(&(rate.capacity_bps as f64)), "{rate:?}");
+        assert!(!rate.decisions.is_empty() && ["GREEN", "YELLOW", "SOFT_RED"].contains(&&*rate.level), "{rate:?}");
+    }
+    assert!(measured.explained.starts_with("main to server: "), "{told}");
+    assert!(measured.explained.lines().count() > 3, "the decisions that led there: {told}");
+}
+
+#[test]
+#[ignore = "wants the machine to itself: .ci/test runs it in a step of its own"]
+fn bounds_of_a_measured_rate_hold_on_both_sides() {
+    let measured = over_a_narrow_line("[rate]\nmode = \"auto\"\nmax = \"10mbit\"\ninitial = \"2mbit\"\n");
+    assert!(measured.up < 10.0 * MBIT && measured.down < 10.0 * MBIT, "{:.0}, {:.0}", measured.up, measured.down);
+    assert!(measured.up > 8.0 * MBIT && measured.down > 8.0 * MBIT, "{:.0}, {:.0}", measured.up, measured.down);
 }

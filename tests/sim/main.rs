@@ -6,6 +6,7 @@
 mod host;
 mod plan;
 mod rate;
+mod tunnel;
 
 use netem::units::{MILLISECOND, SECOND};
 

@@ -74,6 +74,18 @@ fn a_rate_that_has_no_effect_or_no_sense_is_refused() {
                  client.toml:12: uplink.max_up: \"1\" has no unit (bit, kbit, mbit, gbit); allowed: 100kbit to 100gbit",
             ),
             (
+                &with("[rate]\nprofile = \"latency\"\n"),
+                "client.toml:10: rate.profile: has no effect unless `rate.mode` is \"auto\"; remove it",
+            ),
+            (
+                &with("[rate]\nmode = \"auto\"\nmin = \"20mbit\"\nmax = \"10mbit\"\n"),
+                "client.toml:12: rate.max: is less than `min`, which is 20mbit",
+            ),
+            (
+                &with("[rate]\nmode = \"auto\"\nmax = \"20mbit\"\ninitial = \"30mbit\"\n"),
+                "client.toml:12: rate.initial: is not between `min` and `max`, 512kbit and 20mbit",
+            ),
+            (
                 &with("[rate]\nmax_rate = \"20mbit\"\n"),
                 "client.toml:10: rate.max_rate: unknown key; each [[uplink]] has a `max_up` of its own",
             ),

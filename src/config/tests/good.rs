@@ -59,7 +59,7 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     assert_eq!(client.handshake.timeout, seconds(30));
     assert_eq!(client.log, Log { level: LogLevel::Info, format: LogFormat::Text });
     assert_eq!(client.seal, SealMode::Auto);
-    assert_eq!((client.rate, uplink.max_up, uplink.max_down), (RateMode::Off, None, None));
+    assert_eq!((client.rate.mode, uplink.max_up, uplink.max_down), (RateMode::Off, None, None));
 }
 
 #[test]
@@ -70,11 +70,29 @@ fn rates_are_read_where_they_stand() {
     );
     let rates: Vec<_> = client.uplinks.iter().map(|up| (up.max_up, up.max_down)).collect();
     let (up, down) = (Bitrate::from_bps(19_500_000), Bitrate::from_bps(100_000));
-    assert_eq!((client.rate, &rates[..]), (RateMode::Fixed, &[(Some(up), None), (None, Some(down))][..]));
+    assert_eq!((client.rate.mode, &rates[..]), (RateMode::Fixed, &[(Some(up), None), (None, Some(down))][..]));
     let listen = "[[listen]]\nurl = \"ws://[::1]\"\n[rate]\nmax_rate = \"1gbit\"\n";
     let server = server(&format!("{listen}{PEER}max_rate = \"200mbit\"\n"));
     assert_eq!(server.max_rate, Some(Bitrate::from_mbit(1_000)));
     assert_eq!(server.peers[0].max_rate, Some(Bitrate::from_mbit(200)));
+}
+
+#[test]
+fn rates_that_are_measured_have_a_profile_and_bounds() {
+    let uplink = "[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\nmax_up = \"50mbit\"\n";
+    let auto = client(&format!("[rate]\nmode = \"auto\"\n{uplink}"));
+    assert_eq!(auto.rate, Rate { mode: RateMode::Auto, ..Rate::default() });
+    assert_eq!(auto.rate.terms().unwrap().initial, Bitrate::from_mbit(10));
+    let text =
+        "[rate]\nmode = \"auto\"\nprofile = \"latency\"\nmin = \"1mbit\"\nmax = \"80mbit\"\ninitial = \"2mbit\"\n";
+    let terms = client(&format!("{text}{uplink}")).rate.terms().unwrap();
+    let mbit = Bitrate::from_mbit;
+    assert_eq!((terms.profile, terms.min, terms.max, terms.initial), (0, mbit(1), mbit(80), mbit(2)));
+    let agreed = crate::rate::Params::agreed(&terms, Some(mbit(50)), true);
+    assert_eq!((agreed.max, agreed.cut_queue.as_millis(), agreed.ordered), (mbit(50), 4, true));
+    let narrow = crate::rate::Params::agreed(&terms, Some(Bitrate::from_bps(500_000)), false);
+    assert_eq!((narrow.min, narrow.max), (narrow.initial, narrow.initial), "a limit below `min` is one all the same");
+    assert_eq!(client(uplink.replace("max_up = \"50mbit\"\n", "").as_str()).rate.terms(), None);
 }
 
 #[test]

@@ -32,6 +32,8 @@ const TRICKLE: f64 = 0.020;
 const TRICKLE_LATE: f64 = 0.050;
 /// Silence after which the estimate itself is in doubt.
 const LONG_SILENCE: f64 = 10.0;
+/// Round trips that sending a lost packet again may take, below.
+const REPAIR: f64 = 1.5;
 /// Nothing sent for so long is idle.
 const IDLE_AFTER: f64 = 2.0;
 
@@ -55,7 +57,11 @@ pub struct Controller {
     probe_id: u8,
     /// The queue of a probe is to go first.
     settling: bool,
+    /// When a probe raised the delay last.
+    probe_failed: f64,
     elevated: Option<f64>,
+    /// Since when the delay is above the limit.
+    high_since: Option<f64>,
     backlogged: bool,
     /// Bytes of a usual unit.
     unit: f64,
@@ -134,7 +140,9 @@ impl Controller {
             next_probe: 0.0,
             probe_id: 0,
             settling: false,
+            probe_failed: f64::NEG_INFINITY,
             elevated: None,
+            high_since: None,
             backlogged: false,
             unit: f64::from(params.mtu),
             last_sent: 0.0,
@@ -197,7 +205,11 @@ impl Controller {
     pub fn on_report(&mut self, report: &Report, now: Instant) {
         let at = self.seconds(now);
         if report.number <= self.report_number {
-            return;
+            if !self.is_from_a_new_meter(report) {
+                return;
+            }
+            self.path.restart();
+            self.lowered = 0.0;
         }
         let Some(sent) = self.flight.find(report.seq).filter(|_| self.is_credible(report)) else {
             self.rejected += 1;
@@ -386,6 +398,12 @@ impl Controller {
         rate.min(max).max(min.min(max))
     }
 
+    /// A receiver that has forgotten the uplink counts from the beginning, and yet names a later unit.
+    fn is_from_a_new_meter(&self, report: &Report) -> bool {
+        let is_later = self.flight.find(report.seq).is_some_and(|sent| sent.seq > self.flight.reported().seq);
+        is_later && self.path.last().is_some_and(|last| (report.units as f64) < last.units)
+    }
+
     /// Nothing may be claimed that was not sent, nor may sums run backwards.
     fn is_credible(&self, report: &Report) -> bool {
         let sent = self.flight.last();
@@ -423,12 +441,32 @@ impl Controller {
     }
 
     fn window_for(&self, rate: f64) -> f64 {
-        rate * (self.path.rtt_base() + 2.0 * self.path.report_gap() + WINDOW_SLACK) + 10.0 * self.unit
+        rate * (self.loop_time() + 2.0 * self.path.report_gap() + WINDOW_SLACK) + 10.0 * self.unit
+    }
+
+    /// Time from sending to hearing of it on a path whose way there is empty. A packet that is sent again below takes
+    /// another round trip, in which nothing is heard.
+    fn loop_time(&self) -> f64 {
+        let again = if self.params.ordered { self.path.rtt_base() } else { 0.0 };
+        self.path.rtt_base() + self.path.back_queue() + again
+    }
+
+    /// Whether a delay above the limit is that of a queue. Where what is lost is sent again below, all that follows waits
+    /// for about a round trip and then comes at once; a queue holds back for longer, or spreads what was sent.
+    fn is_queue(&mut self, high: f64, at: f64) -> bool {
+        if self.path.queue() <= high {
+            self.high_since = None;
+            return false;
+        }
+        let since = *self.high_since.get_or_insert(at);
+        !self.params.ordered
+            || at - since >= REPAIR * self.path.srtt() + WINDOW_MIN
+            || self.recent().is_some_and(|window| window.is_stretched())
     }
 
     fn window_auto(&self) -> f64 {
         match &self.phase {
-            Phase::Drain { .. } => self.capacity * (self.path.rtt_base() + DRAIN_QUEUE) + 4.0 * self.unit,
+            Phase::Drain { .. } => self.capacity * (self.loop_time() + DRAIN_QUEUE) + 4.0 * self.unit,
             Phase::Compete(cubic) => cubic.window(),
             _ => self.window_for(self.capacity.max(self.pace())),
         }

@@ -7,6 +7,8 @@ use crate::rate::path::Window;
 
 /// Shifts of the baseline within so many seconds are a competitor's doing.
 const SHIFT_MEMORY: f64 = 10.0;
+/// A queue so long after a probe that failed may be that probe's, seconds.
+const PROBE_QUEUE: f64 = 0.5;
 /// An estimate that was not used for so long is in doubt.
 const IDLE_DOUBT: f64 = 10.0;
 
@@ -14,7 +16,9 @@ impl Controller {
     pub(super) fn cruise(&mut self, at: f64) {
         let (low, high) = self.limits();
         let queue = self.path.queue();
-        if queue > high {
+        // The queue of a probe goes by itself.
+        let probe = if self.settling { 2.0 * self.params.target_queue.as_secs_f64() } else { 0.0 };
+        if self.is_queue(high + probe, at) {
             self.cut(at);
             return;
         }
@@ -68,7 +72,10 @@ impl Controller {
         self.lower_to_delivered();
         if self.path.queue() < low {
             self.gain = self.params.probe_gain;
-            self.interval = self.path.srtt() + 0.05;
+            // A queue that came of a probe is no news of the path.
+            if at - self.probe_failed > self.interval + PROBE_QUEUE {
+                self.interval = self.path.srtt() + 0.05;
+            }
             self.next_probe = at + self.interval;
             self.turn(Phase::Cruise, Reason::QueueGone, self.capacity, at);
             return;
@@ -144,7 +151,7 @@ impl Controller {
 
     pub(super) fn loss_test(&mut self, at: f64) {
         let (_, high) = self.limits();
-        if self.path.queue() > high {
+        if self.is_queue(high, at) {
             self.cut(at);
             return;
         }

@@ -56,7 +56,7 @@ impl Controller {
         let record = report.probes.iter().take(PROBES_MAX).flatten().find(|record| record.id == probe.id);
         let Some(record) = record.filter(|_| probe.is_over && was > probe.last_seq) else {
             // a queue that long is not the probe's
-            if self.path.queue() > high + 2.0 * self.params.target_queue.as_secs_f64() {
+            if self.is_queue(high + 2.0 * self.params.target_queue.as_secs_f64(), at) {
                 self.cut(at);
             }
             return;
@@ -73,6 +73,7 @@ impl Controller {
             }
             Verdict::Grew(delivered) => {
                 self.failed(delivered);
+                self.probe_failed = at;
                 self.settling = true;
                 self.next_probe = at + self.interval;
                 self.end_probe(Reason::ProbeRaisedDelay, before, at);
@@ -91,7 +92,7 @@ impl Controller {
                 self.end_probe(Reason::ProbeStarved, before, at);
             }
         }
-        if self.path.queue() > high + self.params.target_queue.as_secs_f64() {
+        if self.is_queue(high + self.params.target_queue.as_secs_f64(), at) {
             self.cut(at);
         }
     }

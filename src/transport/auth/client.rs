@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Admitted, Agreed, AuthError, LinkError, Messages, Raw, TIMEOUT, has_aes, local, padding, random};
 use crate::ids::SessionId;
@@ -12,6 +12,7 @@ use crate::wire::hello::{self, Exporter, Hello, SealWish, VERSIONS, Windows, pol
 use crate::wire::noise::{
     CONFIRM_OVERHEAD, Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey,
 };
+use crate::wire::rate::Terms;
 
 /// Who dials, and whom.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Ask {
     pub windows: Windows,
     /// What the server may send over this uplink.
     pub limit: Option<Bitrate>,
+    /// How both sides are to find their rates over this uplink, if by stamps and reports.
+    pub rate: Option<Terms>,
     /// Time for the whole exchange.
     pub timeout: Duration,
 }
@@ -46,7 +49,15 @@ pub struct Ask {
 impl Ask {
     /// For a link over `uplink`, sealed where necessary, within [`TIMEOUT`].
     pub fn new(session: SessionId, uplink: impl Into<String>, windows: Windows) -> Self {
-        Self { session, uplink: uplink.into(), seal: SealWish::Auto, windows, limit: None, timeout: TIMEOUT }
+        Self {
+            session,
+            uplink: uplink.into(),
+            seal: SealWish::Auto,
+            windows,
+            limit: None,
+            rate: None,
+            timeout: TIMEOUT,
+        }
     }
 }
 
@@ -91,14 +102,17 @@ async fn exchange(
         aes: has_aes(),
         windows: ask.windows,
         limit: ask.limit,
+        rate: ask.rate,
     };
     let padding_len = padding(FIRST_OVERHEAD + hello.encode(0).len())?;
     let ephemeral = Ephemeral::from_random_bytes(random()?);
     let (first, initiator) =
         Initiator::start(&id.key, &id.server, &id.psk, ephemeral, &hello.encode(padding_len)).map_err(local)?;
+    let asked = Instant::now();
     link.send(&first).await?;
 
     let second = link.recv(MESSAGE_MAX).await.map_err(unanswered)?;
+    let rtt = asked.elapsed();
     *answered = true;
     let (payload, secrets) = initiator.finish(&second).map_err(|e| match e {
         NoiseError::Open | NoiseError::Length(_) | NoiseError::WeakKey => AuthError::WrongAnswer,
@@ -125,6 +139,8 @@ async fn exchange(
         version: welcome.version,
         windows: welcome.windows,
         limit: None,
+        rate: ask.rate.filter(|_| welcome.rate),
+        rtt,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),
     })
 }

@@ -24,6 +24,7 @@ use crate::ids::SessionId;
 use crate::units::Bitrate;
 use crate::wire::hello::{HelloError, Refusal, Transport, Windows, policy};
 use crate::wire::noise::{NoiseError, PublicKey};
+use crate::wire::rate::Terms;
 use crate::wire::seal::{Cipher, SealPair};
 
 /// Time for the whole exchange, on both sides. Healthy paths have silences of 5 to 15 s; 30 s outlast two of them.
@@ -55,6 +56,10 @@ pub struct Admitted {
     pub windows: Windows,
     /// What the other side wants to be sent at most over this uplink.
     pub limit: Option<Bitrate>,
+    /// How both sides find their rates over the uplink, if they agreed to.
+    pub rate: Option<Terms>,
+    /// The round trip between the two sites, with what the other one took to answer.
+    pub rtt: Duration,
     /// Sends frames.
     pub tx: LinkTx,
     /// Receives frames.
@@ -220,6 +225,8 @@ struct Agreed {
     version: u32,
     windows: Windows,
     limit: Option<Bitrate>,
+    rate: Option<Terms>,
+    rtt: Duration,
     seal: Option<SealPair>,
 }
 
@@ -239,6 +246,8 @@ impl Agreed {
             sealed,
             windows: self.windows,
             limit: self.limit,
+            rate: self.rate,
+            rtt: self.rtt,
             tx,
             rx,
         }

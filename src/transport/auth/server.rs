@@ -151,10 +151,12 @@ async fn exchange(
     let answer = |padding| hello::encode_answer(decided.as_ref().map(|(_, welcome)| welcome), padding);
     let padding_len = padding(SECOND_OVERHEAD + answer(0).len())?;
     let (second, unproven) = responder.answer(&peer.psk, &answer(padding_len)).map_err(local)?;
+    let answered = Instant::now();
     link.link.send(&second).await?;
     let (hello, welcome) = decided.map_err(|refusal| AuthError::Declined { peer: peer.name.clone(), refusal })?;
 
     let confirm = link.recv().await?;
+    let rtt = answered.elapsed();
     let Ok(secrets) = unproven.prove(&confirm) else {
         return Err(AuthError::Unproven { peer: peer.name });
     };
@@ -167,6 +169,8 @@ async fn exchange(
         version: welcome.version,
         windows: hello.windows,
         limit: hello.limit,
+        rate: hello.rate,
+        rtt,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),
     })
 }
@@ -195,7 +199,8 @@ fn decide(
     let (session, resumed) = session_for(id, admission, peer, hello.session)?;
     let offer = if admission.owner(session) == Some(*peer) { Offer::Join(session) } else { Offer::Create };
     admission.check(peer, offer)?;
-    let welcome = Welcome { version, session, resumed, site: id.site.clone(), seal, windows: id.windows };
+    let rate = hello.rate.is_some();
+    let welcome = Welcome { version, session, resumed, site: id.site.clone(), seal, windows: id.windows, rate };
     Ok((hello, welcome))
 }
 

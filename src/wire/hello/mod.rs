@@ -15,6 +15,7 @@ pub use refusal::{Refusal, RefusalCode};
 
 use crate::ids::SessionId;
 use crate::units::Bitrate;
+use crate::wire::rate::Terms;
 use crate::wire::seal::Cipher;
 use crate::wire::varint;
 
@@ -111,6 +112,8 @@ pub struct Hello {
     pub windows: Windows,
     /// What the server may send over this uplink, if the client knows its line. Zero reads as no word of it.
     pub limit: Option<Bitrate>,
+    /// Both sides are to find their rates over this uplink by stamps and reports.
+    pub rate: Option<Terms>,
 }
 
 /// The server's part of the second message when it accepts.
@@ -128,6 +131,8 @@ pub struct Welcome {
     pub seal: Option<Cipher>,
     /// First credits that the server gives, if the session is a new one.
     pub windows: Windows,
+    /// The server finds its rate as the client wishes, and reports what it gets.
+    pub rate: bool,
 }
 
 /// Why bytes are not HELLO or WELCOME. They were authentic, so this is a peer of another mind, not an attack.
@@ -143,6 +148,8 @@ pub enum HelloError {
 
 /// Extension of HELLO: a rate in bits per second, as an integer.
 const EXTENSION_LIMIT: u64 = 2;
+/// Extension of HELLO: [`Terms`]; of WELCOME, without a value: they are agreed to.
+const EXTENSION_RATE: u64 = 3;
 const FLAG_SEAL_ALWAYS: u64 = 0x01;
 const FLAG_AES: u64 = 0x02;
 const FLAG_EXPORTER: u64 = 0x04;
@@ -176,11 +183,10 @@ impl Hello {
         put_text(&mut out, &self.site, NAME_MAX);
         put_text(&mut out, &self.uplink, NAME_MAX);
         if let Some(limit) = self.limit {
-            let mut value = Vec::new();
-            varint::put(&mut value, limit.bps().min(varint::MAX));
-            varint::put(&mut out, EXTENSION_LIMIT);
-            varint::put(&mut out, value.len() as u64);
-            out.extend_from_slice(&value);
+            put_extension(&mut out, EXTENSION_LIMIT, |value| varint::put(value, limit.bps().min(varint::MAX)));
+        }
+        if let Some(terms) = &self.rate {
+            put_extension(&mut out, EXTENSION_RATE, |value| terms.put(value));
         }
         out.resize(out.len() + padding, 0);
         out
@@ -211,10 +217,16 @@ impl Hello {
         let windows = take_windows(input)?;
         let site = take_text(input, NAME_MAX, "site name")?;
         let uplink = take_text(input, NAME_MAX, "uplink name")?;
-        let mut limit = None;
+        let (mut limit, mut rate) = (None, None);
         take_extensions(input, |kind, mut value| {
-            if kind == EXTENSION_LIMIT {
-                limit = Some(take_number(&mut value, "limit")?).filter(|bps| *bps > 0).map(Bitrate::from_bps);
+            match kind {
+                EXTENSION_LIMIT => {
+                    limit = Some(take_number(&mut value, "limit")?).filter(|bps| *bps > 0).map(Bitrate::from_bps);
+                }
+                EXTENSION_RATE => {
+                    rate = Some(Terms::take(&mut value).ok_or(HelloError::Malformed("terms of rate control"))?);
+                }
+                _ => {}
             }
             Ok(())
         })?;
@@ -229,6 +241,7 @@ impl Hello {
             aes: flags & FLAG_AES != 0,
             windows,
             limit,
+            rate,
         })
     }
 }
@@ -252,6 +265,9 @@ pub fn encode_answer(answer: Result<&Welcome, &Refusal>, padding: usize) -> Vec<
             );
             put_windows(&mut out, welcome.windows);
             put_text(&mut out, &welcome.site, NAME_MAX);
+            if welcome.rate {
+                put_extension(&mut out, EXTENSION_RATE, |_| {});
+            }
         }
         Err(refusal) => {
             varint::put(&mut out, REFUSED);
@@ -269,7 +285,7 @@ pub fn encode_answer(answer: Result<&Welcome, &Refusal>, padding: usize) -> Vec<
 /// Any [`HelloError`].
 pub fn decode_answer(mut input: &[u8]) -> Result<Result<Welcome, Refusal>, HelloError> {
     let input = &mut input;
-    let answer = match take_number(input, "answer")? {
+    let mut answer = match take_number(input, "answer")? {
         ACCEPTED => Ok(Welcome {
             version: take_u32(input, "version")?,
             session: SessionId(take_array(input, "session")?),
@@ -282,6 +298,7 @@ pub fn decode_answer(mut input: &[u8]) -> Result<Result<Welcome, Refusal>, Hello
             },
             windows: take_windows(input)?,
             site: take_text(input, NAME_MAX, "site name")?,
+            rate: false,
         }),
         REFUSED => Err(Refusal {
             code: RefusalCode::from_wire(take_number(input, "refusal")?),
@@ -289,8 +306,21 @@ pub fn decode_answer(mut input: &[u8]) -> Result<Result<Welcome, Refusal>, Hello
         }),
         _ => return Err(HelloError::Malformed("answer")),
     };
-    take_extensions(input, |_, _| Ok(()))?;
+    take_extensions(input, |kind, _| {
+        if let (EXTENSION_RATE, Ok(welcome)) = (kind, &mut answer) {
+            welcome.rate = true;
+        }
+        Ok(())
+    })?;
     Ok(answer)
+}
+
+fn put_extension(out: &mut Vec<u8>, kind: u64, put: impl FnOnce(&mut Vec<u8>)) {
+    let mut value = Vec::new();
+    put(&mut value);
+    varint::put(out, kind);
+    varint::put(out, value.len() as u64);
+    out.extend_from_slice(&value);
 }
 
 fn put_windows(out: &mut Vec<u8>, windows: Windows) {

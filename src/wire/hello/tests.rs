@@ -52,6 +52,21 @@ fn a_limit_survives_the_wire_and_none_or_nonsense_is_told_apart() {
 }
 
 #[test]
+fn terms_of_rate_control_survive_the_wire_and_those_nobody_can_keep_to_do_not() {
+    let rate = |kbit: u64| Bitrate::from_bps(kbit * 1_000);
+    let good = Terms { profile: 2, min: rate(512), max: rate(10_000_000), initial: rate(10_000) };
+    let read = |terms| Hello::decode(&Hello { rate: Some(terms), ..hello() }.encode(5)).map(|hello| hello.rate);
+    assert_eq!(read(good), Ok(Some(good)));
+    assert_eq!(Hello::decode(&hello().encode(5)).unwrap().rate, None);
+    let bad = HelloError::Malformed("terms of rate control");
+    assert_eq!(read(Terms { min: rate(20), max: rate(10), ..good }), Err(bad), "nothing is between them");
+    assert_eq!(read(Terms { min: rate(0), ..good }), Err(bad));
+    let mut short = hello().encode(0);
+    short.extend_from_slice(&[EXTENSION_RATE as u8, 2, 1, 1]);
+    assert_eq!(Hello::decode(&short).unwrap_err(), bad);
+}
+
+#[test]
 fn every_transport_survives_the_wire() {
     for transport in [Transport::Ws, Transport::Quic, Transport::Mem] {
         let bytes = Hello { transport, ..hello() }.encode(0);
@@ -62,8 +77,8 @@ fn every_transport_survives_the_wire() {
 #[test]
 fn answers_survive_the_wire() {
     for seal in [None, Some(Cipher::Aes256Gcm), Some(Cipher::ChaCha20Poly1305)] {
-        for resumed in [false, true] {
-            let answer = Ok(Welcome { seal, resumed, ..welcome() });
+        for (resumed, rate) in [(false, true), (true, false)] {
+            let answer = Ok(Welcome { seal, resumed, rate, ..welcome() });
             assert_eq!(decode_answer(&encode_answer(answer.as_ref(), 9)), Ok(answer));
         }
     }
@@ -180,6 +195,7 @@ fn hello() -> Hello {
         aes: true,
         windows: Windows { stream: 256 << 10, session: 64 << 20 },
         limit: None,
+        rate: None,
     }
 }
 
@@ -191,6 +207,7 @@ fn welcome() -> Welcome {
         site: "ir".to_owned(),
         seal: Some(Cipher::Aes256Gcm),
         windows: Windows { stream: 1, session: varint::MAX },
+        rate: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the tests share: sites as processes, origins to fetch from, other people's programs, and waiting.
 
 pub(crate) mod flows;
+pub(crate) mod line;
 pub(crate) mod net;
 pub(crate) mod origin;
 pub(crate) mod proxy;

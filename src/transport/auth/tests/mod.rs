@@ -331,6 +331,7 @@ async fn a_server_that_answers_against_the_clients_rules_is_left() {
         site: "ir".to_owned(),
         seal: Some(Cipher::Aes256Gcm),
         windows: windows(2),
+        rate: false,
     };
     assert!(answer_by_hand(good(), SealWish::Auto, None).await.is_ok());
     for (welcome, wish, exporter) in [
@@ -535,6 +536,7 @@ fn hello() -> Hello {
         aes: false,
         windows: windows(1),
         limit: None,
+        rate: None,
     }
 }
 

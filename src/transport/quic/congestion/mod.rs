@@ -15,7 +15,7 @@ use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
 use self::model::Model;
-use crate::units::Bitrate;
+use crate::transport::Pace;
 
 /// Lateness of acknowledgements that a given rate allows for.
 const LATE_ACKS_US: u64 = 60_000;
@@ -34,6 +34,8 @@ pub struct Rate {
     lost: AtomicU64,
     /// Bytes a second that the scheduler paces; zero when it does not.
     given: AtomicU64,
+    /// Bytes that it has under way at most; zero when it leaves that to us.
+    given_window: AtomicU64,
 }
 
 impl Rate {
@@ -67,10 +69,11 @@ impl Rate {
         self.cwnd().saturating_mul(1_250_000) / self.rtt_us.load(Relaxed).max(1)
     }
 
-    /// The scheduler paces this connection at `rate`, so that the controller need not: it only bounds what is under way,
-    /// for the time when nothing arrives. `None`: the controller finds the rate.
-    pub fn set_given(&self, rate: Option<Bitrate>) {
-        self.given.store(rate.map_or(0, |rate| (rate.bps() / 8).max(1)), Relaxed);
+    /// The scheduler paces this connection, so that the controller need not: it only bounds what is under way, for the
+    /// time when nothing arrives. `None`: the controller finds the rate.
+    pub fn set_given(&self, pace: Option<Pace>) {
+        self.given.store(pace.map_or(0, |pace| (pace.rate.bps() / 8).max(1)), Relaxed);
+        self.given_window.store(pace.and_then(|pace| pace.window).unwrap_or(0), Relaxed);
     }
 
     /// The window that never holds up what the scheduler lets pass: the path's content at the given rate, what
@@ -84,7 +87,10 @@ impl Rate {
         // quinn spreads 5/4 of a window over the smoothed round trip, which must stay above the rate.
         let rtt = self.min_rtt_us.load(Relaxed).max(FIRST_RTT_US);
         let bytes = u128::from(rate) * u128::from(rtt + LATE_ACKS_US) / 1_000_000;
-        Some(u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(10 * mtu))
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(10 * mtu);
+        // Who bounds it above knows more of the path than is known here. Twice that leaves room for acknowledgements that
+        // are later than reports, and for what is sent again.
+        Some(bytes.max(self.given_window.load(Relaxed).saturating_mul(2)))
     }
 
     /// Counts acknowledgements that found nothing left to send and the window not full.
