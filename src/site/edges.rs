@@ -28,9 +28,9 @@ use crate::wire::frame::Class;
 
 use super::sockets::Gathering;
 
-/// Connections that the kernel holds for us: a browser, or two thousand clients at once, must not be turned away
-/// because we were busy for a moment.
-pub(super) const BACKLOG: i32 = 4096;
+/// Connections that the kernel holds for us, as far as `net.core.somaxconn` lets it: a browser, or ten thousand clients at
+/// once, must not be turned away because we were busy for a moment.
+pub(super) const BACKLOG: i32 = 65_535;
 
 /// Bound listeners, not yet served.
 #[derive(Debug)]
