@@ -335,12 +335,14 @@ impl Site {
         }
         shell.grant(admitted.windows.stream, admitted.windows.session);
         let is_ordered = admitted.info.transport.is_ordered();
+        // TCP hides what happens on the path: its own control is better there.
+        let measured = admitted.rate.filter(|_| !is_ordered);
         let meta = LinkMeta {
             info: admitted.info,
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
             rank,
-            rate: admitted.rate.map(|terms| rate::Params::agreed(&terms, limit, is_ordered)),
+            rate: measured.map(|terms| rate::Params::agreed(&terms, limit, is_ordered)),
             limit,
             rtt: Some(admitted.rtt),
         };

@@ -132,11 +132,11 @@ pub enum SealMode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum RateMode {
     /// Each link for itself: its transport's congestion control.
-    #[default]
     Off,
     /// The user: the scheduler paces at the rates given.
     Fixed,
-    /// The path: the scheduler paces just below what the receiver measures.
+    /// The path: the scheduler paces just below what the receiver measures. On WebSockets each link for itself.
+    #[default]
     Auto,
 }
 

@@ -231,6 +231,8 @@ impl Worker {
             }
         };
         let is_ordered = admitted.info.transport.is_ordered();
+        // TCP hides what happens on the path: its own control is better there.
+        let measured = admitted.rate.filter(|_| !is_ordered);
         let meta = LinkMeta {
             info: admitted.info,
             uplink: admitted.uplink,
@@ -238,7 +240,7 @@ impl Worker {
             rank: 0,
             limit: admitted.limit,
             rtt: Some(admitted.rtt),
-            rate: admitted.rate.map(|terms| rate::Params::agreed(&terms, admitted.limit, is_ordered)),
+            rate: measured.map(|terms| rate::Params::agreed(&terms, admitted.limit, is_ordered)),
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
             tracing::info!(peer = name, error, "link not taken");

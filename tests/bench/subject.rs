@@ -31,13 +31,16 @@ pub(crate) enum Kind {
     WssSealed,
     /// WebSocket without TLS: always sealed.
     WsSealed,
-    /// QUIC.
+    /// QUIC, each link finding its own rate.
     Quic,
+    /// QUIC at measured rates.
+    QuicAuto,
 }
 
 impl Kind {
     /// All kinds, the reference first.
-    pub(crate) const ALL: [Self; 5] = [Self::Relay, Self::Wss, Self::WssSealed, Self::WsSealed, Self::Quic];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Relay, Self::Wss, Self::WssSealed, Self::WsSealed, Self::Quic, Self::QuicAuto];
 
     /// The name in tables and on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -47,6 +50,7 @@ impl Kind {
             Self::WssSealed => "wss+seal",
             Self::WsSealed => "ws+seal",
             Self::Quic => "quic",
+            Self::QuicAuto => "quic+auto",
         }
     }
 
@@ -55,8 +59,13 @@ impl Kind {
             Self::Relay => "tcp",
             Self::Wss | Self::WssSealed => "wss",
             Self::WsSealed => "ws",
-            Self::Quic => "quic",
+            Self::Quic | Self::QuicAuto => "quic",
         }
+    }
+
+    /// Who decides the rate.
+    fn rate(self) -> &'static str {
+        if self == Self::QuicAuto { "auto" } else { "off" }
     }
 }
 
@@ -170,11 +179,12 @@ impl Files {
     fn write(&self, folder: &Path) -> Result<()> {
         let [far_key, near_key] = [keygen(folder, "far.key")?, keygen(folder, "near.key")?];
         let scheme = self.kind.scheme();
-        let path = if self.kind == Kind::Quic { "" } else { PATH };
+        let path = if scheme == "quic" { "" } else { PATH };
         let seal = if self.kind == Kind::WssSealed { "always" } else { "auto" };
         let certificate = if self.kind == Kind::WsSealed { "" } else { "self_signed = true" };
         let verify = if self.kind == Kind::WsSealed { "" } else { ", verify = \"none\"" };
         let folder_name = folder.display();
+        let rate = self.kind.rate();
         let Self { server, dial, direct, reverse, target, .. } = self;
         let server_file = format!(
             r#"[site]
@@ -225,6 +235,9 @@ public_key = "{far_key}"
 [[uplink]]
 name = "loopback"
 connect = [{{ url = "{scheme}://{dial}{path}"{verify} }}]
+
+[rate]
+mode = "{rate}"
 
 [[forward]]
 listen = "{direct}"

@@ -61,7 +61,7 @@ fn a_rate_that_has_no_effect_or_no_sense_is_refused() {
     assert_said(
         &[
             (
-                &with("max_up = \"20mbit\"\n"),
+                &with("max_up = \"20mbit\"\n[rate]\nmode = \"off\"\n"),
                 "client.toml:9: uplink.max_up: has no effect while `rate.mode` is \"off\"; remove it",
             ),
             (
@@ -74,7 +74,7 @@ fn a_rate_that_has_no_effect_or_no_sense_is_refused() {
                  client.toml:12: uplink.max_up: \"1\" has no unit (bit, kbit, mbit, gbit); allowed: 100kbit to 100gbit",
             ),
             (
-                &with("[rate]\nprofile = \"latency\"\n"),
+                &with("[rate]\nprofile = \"latency\"\nmode = \"off\"\n"),
                 "client.toml:10: rate.profile: has no effect unless `rate.mode` is \"auto\"; remove it",
             ),
             (

@@ -59,7 +59,7 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
     assert_eq!(client.handshake.timeout, seconds(30));
     assert_eq!(client.log, Log { level: LogLevel::Info, format: LogFormat::Text });
     assert_eq!(client.seal, SealMode::Auto);
-    assert_eq!((client.rate.mode, uplink.max_up, uplink.max_down), (RateMode::Off, None, None));
+    assert_eq!((client.rate.mode, uplink.max_up, uplink.max_down), (RateMode::Auto, None, None));
 }
 
 #[test]
@@ -92,7 +92,8 @@ fn rates_that_are_measured_have_a_profile_and_bounds() {
     assert_eq!((agreed.max, agreed.cut_queue.as_millis(), agreed.ordered), (mbit(50), 4, true));
     let narrow = crate::rate::Params::agreed(&terms, Some(Bitrate::from_bps(500_000)), false);
     assert_eq!((narrow.min, narrow.max), (narrow.initial, narrow.initial), "a limit below `min` is one all the same");
-    assert_eq!(client(uplink.replace("max_up = \"50mbit\"\n", "").as_str()).rate.terms(), None);
+    let uplink = uplink.replace("max_up = \"50mbit\"\n", "");
+    assert_eq!(client(&format!("[rate]\nmode = \"off\"\n{uplink}")).rate.terms(), None);
 }
 
 #[test]
