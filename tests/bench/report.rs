@@ -89,7 +89,7 @@ fn target(row: &Row) -> Option<Target> {
     }
     match row.metric {
         Metric::Bulk(flows, _) => match (row.kind, flows) {
-            (Kind::Relay, _) => None,
+            (Kind::Relay | Kind::QuicAuto, _) => None,
             (Kind::Wss, 1) => Some(Target::Ratio(0.75)),
             (Kind::Wss, _) => Some(Target::Ratio(0.6)),
             (Kind::WssSealed | Kind::WsSealed, _) => Some(Target::Ratio(0.55)),

@@ -47,6 +47,7 @@ pub(super) struct Outgoing<'a> {
     /// Length of the segments that it is to be cut into.
     pub(super) segment: Option<u16>,
     /// Frames of one number keep their order.
+    #[cfg_attr(not(feature = "pcap"), expect(dead_code, reason = "only pcap's senders share the work by flow"))]
     pub(super) flow: u64,
 }
 
