@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use super::{Engine, Link};
 use crate::ids::LinkId;
 use crate::rate::{Controller, Decision, Level, Meter, Params, Snapshot, State, meter};
-use crate::sched::quantum;
 use crate::units::Bitrate;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::frame::Frame;
@@ -223,10 +222,7 @@ impl Engine {
             measured.told = rate;
             let rate = Bitrate::from_bps(rate.saturating_mul(8));
             self.uplinks[index].pace_at(rate);
-            let quantum = quantum(rate);
-            for link in self.links.values_mut().filter(|link| link.uplink == index) {
-                link.drr.set_quantum(quantum);
-            }
+            self.fit_queues(index);
         }
         if is_open {
             for id in self.uplinks[index].waiting_links() {

@@ -12,6 +12,7 @@ use super::measure::{Measured, Metered};
 use super::{Engine, Link};
 use crate::ids::LinkId;
 use crate::rate;
+use crate::sched::cake::{self, TINS, TinStats};
 use crate::sched::egress::Share;
 use crate::sched::encap::Encapsulation;
 use crate::sched::shaper::Shaper;
@@ -125,13 +126,13 @@ impl Gate {
         if over {
             link.turn = link.round_bytes();
         }
-        if place.is_some() && !over && !link.drr.has_new() {
+        if place.is_some() && !over && !link.has_new() {
             return;
         }
         if let Some(place) = place {
             self.waiting.remove(place);
         }
-        if link.drr.has_new() || !over {
+        if link.has_new() || !over {
             self.waiting.push_front(id);
         } else {
             self.waiting.push_back(id);
@@ -153,6 +154,8 @@ pub(super) struct Uplink {
     pub(super) measured: Option<Box<Measured>>,
     /// What measures for the peer.
     pub(super) metered: Option<Box<Metered>>,
+    /// What the queues of links counted that are no more.
+    pub(super) past: [TinStats; TINS],
 }
 
 impl Uplink {
@@ -179,8 +182,8 @@ impl Engine {
         if let Some(known) = self.uplinks.iter().position(is_it) {
             return known;
         }
-        let name = up.uplink.to_owned();
-        let fresh = Uplink { name, is_ordered: up.is_ordered, gate: None, measured: None, metered: None };
+        let (name, past) = (up.uplink.to_owned(), [TinStats::default(); TINS]);
+        let fresh = Uplink { name, is_ordered: up.is_ordered, gate: None, measured: None, metered: None, past };
         let used = |index: &usize| self.links.values().any(|link| link.uplink == *index);
         match (0..self.uplinks.len()).find(|index| !used(index)) {
             Some(index) => {
@@ -209,10 +212,25 @@ impl Engine {
                 }
             }
         }
-        let quantum = self.pace_of(id).map_or(QUANTUM, quantum);
+        self.fit_queues(index);
+    }
+
+    /// Fits the queues of an uplink's links to its rate and to their round trips.
+    pub(super) fn fit_queues(&mut self, index: usize) {
+        let gate = self.uplinks[index].gate.as_ref();
+        let rate = gate.into_iter().chain(&self.gates).map(Gate::rate).min();
+        let quantum = rate.map_or(QUANTUM, quantum);
+        let memory = self.params.datagrams.memory / self.links.len().max(1);
+        let params = cake::Params { memory, ..self.params.datagrams };
         for link in self.links.values_mut().filter(|link| link.uplink == index) {
             link.drr.set_quantum(quantum);
+            link.datagrams.set_params(params.for_line(rate, link.live.min_rtt().unwrap_or_default()));
         }
+    }
+
+    /// [`Self::fit_queues`], of all uplinks: there are more links or fewer.
+    pub(super) fn fit_all_queues(&mut self) {
+        (0..self.uplinks.len()).for_each(|index| self.fit_queues(index));
     }
 
     /// What the link may send by our own limits, which other links may share.
@@ -235,7 +253,7 @@ impl Engine {
         let Uplink { gate, measured, .. } = &mut self.uplinks[link.uplink];
         if let (Some(measured), Some(gate)) = (measured, gate.as_mut()) {
             measured.on_backlog(true, now);
-            let window = measured.room(link.drr.has_new());
+            let window = measured.room(link.has_new());
             if window == 0 {
                 measured.is_held = true;
                 gate.hold(id, link);
@@ -293,6 +311,7 @@ impl Engine {
         if let Some(rate) = rate {
             self.gates.insert(0, Gate::new(Limiter::Own(Shaper::new(rate))));
         }
+        self.fit_all_queues();
         for id in old.map(|gate| gate.waiting).into_iter().flatten() {
             self.wake(id);
         }
