@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::rates::Rates;
 use crate::admin::queues::{DatagramStatus, TinStatus};
+use crate::admin::rates::Rates;
 use crate::engine::{LinkSnapshot, RateSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::rate::Decision;
@@ -604,7 +604,16 @@ mod tests {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
         let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet") };
-        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None, rate: None, rtt: None }
+        LinkMeta {
+            info,
+            uplink: "fiber".into(),
+            sealed: None,
+            rank: 1,
+            limit: None,
+            rate: None,
+            rtt: None,
+            remembered: None,
+        }
     }
 
     #[test]

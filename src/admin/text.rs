@@ -6,8 +6,8 @@ use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
 use crate::admin::queues::{DatagramStatus, TinStatus};
 use crate::admin::status::{
-    DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus,
-    RawStatus, SessionStatus, Status, TunStatus,
+    DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus, RawStatus,
+    SessionStatus, Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -447,6 +447,7 @@ mod tests {
                             sent: 1_200,
                             wait_p50_ms: Some(1.024),
                             wait_p95_ms: Some(16.384),
+                            wait_p99_ms: Some(32.768),
                             marked: 3,
                             dropped_early: 4,
                             dropped_full: 1,
@@ -571,6 +572,7 @@ session 1f3a9c20 with ir: 1 stream, 2 links
   l0    ws/fiber  198.51.100.7:443  aes-256-gcm  312 ms  300 ms  12.0 kbit/s  47.2 Mbit/s  4.0 KiB  64.0 MiB  3m07s  control, 1 bulk, 0 waiting
   l12   quic/lte  192.0.2.1:443     by TLS            -       -            -            -      0 B       0 B  4.0 s  suspect for 1.5 s, rank 1
   uplink  fiber is sent at most 19.0 Mbit/s
+  queue   fiber best-effort: 1200 sent, waited less than 1.0 ms (p50), 16 ms (p95), 33 ms (p99); 3 marked, 5 dropped
   streams 3 opened, 0 accepted, 0 reset, 0 refused; links 2 lost, 0 suspected
   bytes   0 B sent, 0 B received, 2.0 MiB resumed; 1.5 KiB kept for the peer, 0 B waiting here
 

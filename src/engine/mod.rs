@@ -196,7 +196,7 @@ impl Engine {
         let index = link.uplink;
         self.links.insert(id, link);
         match up.rate {
-            Some(params) => self.measure_uplink(index, params, up.rtt, now),
+            Some(params) => self.measure_uplink(index, params, up, now),
             None => self.limit_uplink(id, up.limit),
         }
         self.fit_all_queues();
@@ -640,6 +640,7 @@ impl Engine {
         if now.saturating_duration_since(self.bulk_counted) > BULK_COUNT {
             self.count_bulk(now);
             self.choose_control();
+            self.compare_directions(now);
             self.fit_all_queues();
         }
         if self.orphaned.is_some_and(|since| now >= since + self.params.resume_timeout) && self.lost.is_none() {

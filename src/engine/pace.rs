@@ -17,7 +17,7 @@ use crate::sched::egress::Share;
 use crate::sched::encap::Encapsulation;
 use crate::sched::shaper::Shaper;
 use crate::sched::{QUANTUM, quantum};
-use crate::units::Bitrate;
+use crate::units::{Bitrate, ByteSize};
 
 /// How a link joins.
 #[derive(Clone, Copy, Debug)]
@@ -36,15 +36,21 @@ pub struct LinkUp<'a> {
     pub is_ordered: bool,
     /// The round trip as the handshake saw it.
     pub rtt: Option<Duration>,
+    /// What is known of the uplink from before; counts with `rate` only, and when nothing newer is known.
+    pub remembered: Option<rate::Remembered>,
 }
 
 impl LinkUp<'_> {
     /// A link in memory without limits.
     pub const fn plain(rank: u8) -> Self {
         let encapsulation = Encapsulation::NONE;
-        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None }
+        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None, remembered: None }
     }
 }
+
+/// Where so many times more comes than may be sent, acknowledgements fill the narrow direction: for 1,448 bytes each second
+/// segment has one of about 130 on the wire. Half of it ends that.
+const NARROW: u64 = 8;
 
 /// Lateness that is made good where the rate is measured: what is made good becomes a queue in the path, and must be
 /// none to speak of.
@@ -148,7 +154,7 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Uplink {
     pub(super) name: String,
-    is_ordered: bool,
+    pub(super) is_ordered: bool,
     pub(super) gate: Option<Gate>,
     /// What moves the gate, if the rate is measured.
     pub(super) measured: Option<Box<Measured>>,
@@ -156,6 +162,10 @@ pub(super) struct Uplink {
     pub(super) metered: Option<Box<Metered>>,
     /// What the queues of links counted that are no more.
     pub(super) past: [TinStats; TINS],
+    /// What came over it until when.
+    received: Option<(u64, Instant)>,
+    /// Far more comes over it than may be sent: acknowledgements are not to fill it.
+    is_narrow: bool,
 }
 
 impl Uplink {
@@ -183,7 +193,16 @@ impl Engine {
             return known;
         }
         let (name, past) = (up.uplink.to_owned(), [TinStats::default(); TINS]);
-        let fresh = Uplink { name, is_ordered: up.is_ordered, gate: None, measured: None, metered: None, past };
+        let fresh = Uplink {
+            name,
+            is_ordered: up.is_ordered,
+            gate: None,
+            measured: None,
+            metered: None,
+            past,
+            received: None,
+            is_narrow: false,
+        };
         let used = |index: &usize| self.links.values().any(|link| link.uplink == *index);
         match (0..self.uplinks.len()).find(|index| !used(index)) {
             Some(index) => {
@@ -221,10 +240,26 @@ impl Engine {
         let rate = gate.into_iter().chain(&self.gates).map(Gate::rate).min();
         let quantum = rate.map_or(QUANTUM, quantum);
         let memory = self.params.datagrams.memory / self.links.len().max(1);
-        let params = cake::Params { memory, ..self.params.datagrams };
+        let ack_filter = self.uplinks[index].is_narrow;
+        let params = cake::Params { memory, ack_filter, ..self.params.datagrams };
         for link in self.links.values_mut().filter(|link| link.uplink == index) {
             link.drr.set_quantum(quantum);
             link.datagrams.set_params(params.for_line(rate, link.live.min_rtt().unwrap_or_default()));
+        }
+    }
+
+    /// Looks how much comes over each uplink, beside what may be sent. To be called every second or so.
+    pub(super) fn compare_directions(&mut self, now: Instant) {
+        for index in 0..self.uplinks.len() {
+            let links = self.links.values().filter(|link| link.uplink == index);
+            let received: u64 = links.map(|link| link.bytes_received).sum();
+            let uplink = &mut self.uplinks[index];
+            let before = uplink.received.replace((received, now));
+            let rate = uplink.gate.iter().chain(&self.gates).map(Gate::rate).min();
+            let (Some((earlier, since)), Some(rate)) = (before, rate) else { continue };
+            let came = ByteSize::from_bytes(received.saturating_sub(earlier)) / now.saturating_duration_since(since);
+            let ratio = if uplink.is_narrow { NARROW / 2 } else { NARROW };
+            uplink.is_narrow = came.bps() > rate.bps().saturating_mul(ratio);
         }
     }
 

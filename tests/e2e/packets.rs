@@ -148,7 +148,8 @@ impl Net {
     /// With more keys of the uplink.
     pub(crate) fn client_on(&self, host: usize, via: Via, uplink: &str, tun: &str) -> Site {
         let url = via.url(&format!("192.0.2.{}", host * 4 + 1));
-        let uplink = format!("[[uplink]]\nname = \"a\"\nconnect = [{{ url = \"{url}\", verify = \"none\" }}]\n{uplink}");
+        let uplink =
+            format!("[[uplink]]\nname = \"a\"\nconnect = [{{ url = \"{url}\", verify = \"none\" }}]\n{uplink}");
         let last = host + 1;
         let tun = format!("[tun]\naddress = [\"10.77.0.{last}/24\", \"fd77::{last}/64\"]\n{tun}");
         let site = self.start(host, &format!("[server]\npublic_key = \"{}\"\n{uplink}{tun}", self.keys[0]));

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::super::{Engine, LinkUp, Outgoing, Params};
 use crate::ids::{FlowId, LinkId, Side, StreamId};
+use crate::sched::cake::Ack;
 use crate::sched::encap::Encapsulation;
 use crate::session::Violation;
 use crate::units::Bitrate;
@@ -198,18 +199,31 @@ fn paced(rate: Option<Bitrate>, now: Instant) -> Engine {
     engine
 }
 
+/// Datagrams that may leave now.
+fn all_sent(engine: &mut Engine, now: Instant) -> Vec<Datagram> {
+    let mut all = Vec::new();
+    if engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
+        engine.handle_timeout(now);
+    }
+    while engine.poll_wake().is_some() {
+        loop {
+            let frames = sent(engine, A, 64 * 1024, now);
+            if frames.is_empty() {
+                break;
+            }
+            all.extend(datagrams(frames));
+        }
+    }
+    all
+}
+
 /// Packets that leave by `until`, with the time at which each did.
 fn leave(engine: &mut Engine, mut now: Instant, until: Instant) -> Vec<(Instant, Packet)> {
     let mut left = Vec::new();
     while now < until {
-        if engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
-            engine.handle_timeout(now);
-        }
-        while engine.poll_wake().is_some() {
-            for datagram in datagrams(sent(engine, A, 64 * 1024, now)) {
-                let Datagram::Packet { packet, .. } = datagram else { panic!("no packet") };
-                left.push((now, packet));
-            }
+        for datagram in all_sent(engine, now) {
+            let Datagram::Packet { packet, .. } = datagram else { panic!("no packet") };
+            left.push((now, packet));
         }
         now += Duration::from_micros(100);
     }
@@ -219,12 +233,7 @@ fn leave(engine: &mut Engine, mut now: Instant, until: Instant) -> Vec<(Instant,
 #[test]
 fn a_super_packet_goes_in_pieces_where_it_would_hold_up_others_and_whole_where_not() {
     let now = Instant::now();
-    for (rate, longest) in [
-        (Some(10), 1_400),
-        (Some(200), 12_500 + 52),
-        (Some(10_000), 40_052),
-        (None, 40_052),
-    ] {
+    for (rate, longest) in [(Some(10), 1_400), (Some(200), 12_500 + 52), (Some(10_000), 40_052), (None, 40_052)] {
         let mut engine = paced(rate.map(Bitrate::from_mbit), now);
         engine.send_datagrams([super_packet(5)], now);
         engine.send_datagrams([known(2, 1, 100)].map(|out| Outgoing { class: Class::Interactive, ..out }), now);
@@ -232,15 +241,10 @@ fn a_super_packet_goes_in_pieces_where_it_would_hold_up_others_and_whole_where_n
         let mut call = None;
         for step in 0..500 {
             let at = now + Duration::from_micros(200) * step;
-            if engine.poll_timeout().is_some_and(|(due, _)| due <= at) {
-                engine.handle_timeout(at);
-            }
-            while engine.poll_wake().is_some() {
-                for datagram in datagrams(sent(&mut engine, A, 64 * 1024, at)) {
-                    match datagram {
-                        Datagram::Packet { packet, .. } => packets.push(packet),
-                        _ => call = Some(at),
-                    }
+            for datagram in all_sent(&mut engine, at) {
+                match datagram {
+                    Datagram::Packet { packet, .. } => packets.push(packet),
+                    _ => call = Some(at),
                 }
             }
         }
@@ -294,4 +298,29 @@ fn the_queue_of_an_uplink_takes_less_than_three_megabytes() {
         }
     }
     assert!(engine.snapshot(now).datagrams.dropped_full > 10_000, "it was full");
+}
+
+#[test]
+fn acknowledgements_are_thinned_out_where_far_more_comes_than_may_be_sent() {
+    let start = Instant::now();
+    for (came, filtered) in [(1_250_000, true), (125_000, false)] {
+        let mut engine = paced(Some(Bitrate::from_mbit(1)), start);
+        let mut number = 0;
+        for second in 1..=4u32 {
+            let now = start + Duration::from_secs(second.into());
+            engine.handle_frames(A, [Frame::Pong { id: 0, echo_us: 0, clock_us: 0 }], came, now).unwrap();
+            engine.handle_timeout(now);
+            let acks = (0..40u32).map(|_| {
+                number += 1_448;
+                let packet = Packet::plain(samples::tcp(false, 1, number, b"").into());
+                let ack = packet.header().unwrap().pure_ack(&packet.bytes).map(|number| Ack { number });
+                Outgoing { ack, ..Outgoing::new(Class::BestEffort, Datagram::Packet { flow: 4, packet }) }
+            });
+            engine.send_datagrams(acks, now);
+            leave(&mut engine, now, now + Duration::from_millis(900));
+        }
+        let totals = engine.snapshot(start).datagrams;
+        assert_eq!(totals.acks_filtered > 30, filtered, "{totals:?}");
+        assert_eq!(totals.sent + totals.acks_filtered + totals.dropped_early, 160, "{totals:?}");
+    }
 }

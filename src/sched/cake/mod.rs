@@ -30,8 +30,6 @@ pub const TINS: usize = 4;
 const SHARES: [i64; TINS] = [4, 8, 16, 1];
 /// What a waiting packet takes besides its bytes: its slot, with what it is put in as, and the head of its memory.
 pub const OVERHEAD: usize = 192;
-/// A host with so many times the flows of another gets more than that one, and no host's flow waits for more rounds.
-const HOST_SHARE_MAX: u32 = 64;
 /// Of [`Params::interval`], whatever the round trip.
 const INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// Packets dropped at once from the flow that holds most; looking for it is the dear part.
@@ -74,7 +72,8 @@ impl Params {
     /// millisecond, and memory for four intervals, as far as these parameters have it (sch_cake's figures).
     #[must_use]
     pub fn for_line(self, rate: Option<Bitrate>, rtt: Duration) -> Self {
-        let interval = (rtt * 6 / 5 + Duration::from_millis(40)).clamp(Duration::from_millis(100), INTERVAL_MAX);
+        let interval =
+            (rtt.min(INTERVAL_MAX) * 6 / 5 + Duration::from_millis(40)).clamp(Duration::from_millis(100), INTERVAL_MAX);
         let Some(rate) = rate else { return Self { target: interval / 20, interval, ..self } };
         let packet = (ByteSize::from_bytes(1514) / rate).min(INTERVAL_MAX);
         let target = (interval / 20).max(packet * 4);
@@ -237,11 +236,14 @@ impl<T> Cake<T> {
         flow.packets += 1;
         if flow.set == Set::Out {
             flow.host = (tag.host as usize % FLOWS) as u16;
-            if flow.round != tin.round {
-                flow.round = tin.round;
-                flow.deficit = self.params.quantum as i32;
-            }
-            // What it sent before in this round counts.
+            // What it owes of a former packet is paid by the rounds that have passed, as if it had stayed. A whole quantum in
+            // place of the debt would make a flow that keeps running empty a sparse one, at the cost of those with a backlog.
+            let rounds = i32::try_from(tin.round.wrapping_sub(flow.round)).unwrap_or(i32::MAX);
+            flow.round = tin.round;
+            let quantum = tin.table.quantum(id, self.params.quantum, 0);
+            let flow = &mut tin.table.flows[id as usize];
+            let paid = flow.deficit.saturating_add(quantum.saturating_mul(rounds));
+            flow.deficit = paid.min(self.params.quantum as i32);
             let set = if flow.deficit > 0 { Set::New } else { Set::Old };
             tin.table.place(id, set);
         }
@@ -268,12 +270,9 @@ impl<T> Cake<T> {
             let index = id as usize;
             if tin.table.flows[index].deficit <= 0 {
                 // Its turn is over. The flows of a host share what the one flow of another has.
-                let (least, share) = tin.table.host_share(id);
                 self.random = self.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-                let dither = (self.random >> 33) as u32 % share;
-                let quantum = (self.params.quantum * least + dither) / share;
-                let flow = &mut tin.table.flows[index];
-                flow.deficit += quantum.max(self.params.quantum / HOST_SHARE_MAX) as i32;
+                tin.table.flows[index].deficit +=
+                    tin.table.quantum(id, self.params.quantum, (self.random >> 33) as u32);
                 tin.end_turn(set);
                 tin.table.flows[index].round = tin.round;
                 tin.table.place(id, Set::Old);

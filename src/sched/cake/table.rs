@@ -4,6 +4,8 @@ use super::cobalt::Cobalt;
 
 /// Queues of a tin.
 pub(super) const FLOWS: usize = 1024;
+/// A host with so many times the flows of another gets more than that one, and no host's flow waits for more rounds.
+const HOST_SHARE_MAX: u32 = 64;
 /// Queues that a hash may use.
 const WAYS: usize = 8;
 /// No queue, no packet, no host.
@@ -51,7 +53,8 @@ const EMPTY: Flow = Flow {
     tail: NIL,
     before: NIL,
     packets: 0,
-    deficit: 0,
+    // Nothing is owed: a whole quantum.
+    deficit: i32::MAX,
     round: 0,
     dropped: 0,
     marked: 0,
@@ -192,10 +195,13 @@ impl Table {
         }
     }
 
-    /// Flows in rotation of the host that has fewest, and of the flow's own.
-    pub(super) fn host_share(&self, index: u16) -> (u32, u32) {
+    /// What of a quantum is a flow's in a round: the flows of its host share what those of the host that has fewest in rotation
+    /// have. `random` is for the remainder.
+    pub(super) fn quantum(&self, index: u16, whole: u32, random: u32) -> i32 {
         let own = u32::from(self.hosts[self.flows[index as usize].host as usize]).max(1);
-        ((self.least as u32).clamp(1, own), own)
+        let least = (self.least as u32).clamp(1, own);
+        let quantum = (whole * least + random % own) / own;
+        quantum.max(whole / HOST_SHARE_MAX) as i32
     }
 
     /// The flow that holds most, and how much.

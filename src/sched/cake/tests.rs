@@ -165,11 +165,41 @@ fn coming_and_going_earns_no_more_than_a_share() {
     assert!((600..=1_100).contains(&sly), "{sly} of 4000, of which a fifth is fair");
 }
 
+/// Senders that keep their own queues short, as CUBIC does below an AQM: each has a packet or two and sends the next when one has
+/// left, so that their queues run empty all the time.
+#[test]
+fn hosts_share_as_well_when_their_queues_keep_running_empty() {
+    for quantum in [300, 1_514] {
+        let (mut cake, start) = cake(Params { quantum, ..plain() });
+        let mut due: Vec<(u64, u32)> = (0..9).map(|flow| (0, flow)).chain([(0, 0)]).collect();
+        let mut sent = [0usize; 2];
+        for tick in 0..40_000u64 {
+            let now = start + MS * tick as u32;
+            // A packet arrives two ticks after one of its flow has left.
+            due.sort();
+            while due.first().is_some_and(|(at, _)| *at <= tick) {
+                let (_, flow) = due.remove(0);
+                push(&mut cake, Tag { host: u32::from(flow > 0), ..tag(flow + 1) }, 1_400, (flow, tick), now);
+            }
+            let Some(next) = cake.pop(now) else { continue };
+            sent[usize::from(next.value.0 > 0)] += next.len;
+            due.push((tick + 2, next.value.0));
+        }
+        let share = sent[0] as f64 / (sent[0] + sent[1]) as f64;
+        assert!(
+            (0.4..0.6).contains(&share),
+            "one flow beside eight of another host has {share} with quanta of {quantum}"
+        );
+    }
+}
+
 #[test]
 fn urgent_tins_go_first_and_all_of_them_go() {
     let (mut cake, now) = cake(plain());
     for number in 0..20_000 {
-        (0..4).for_each(|tin| push(&mut cake, Tag { tin, ..tag(u32::from(tin) + 1) }, 1_000, (u32::from(tin), number), now));
+        (0..4).for_each(|tin| {
+            push(&mut cake, Tag { tin, ..tag(u32::from(tin) + 1) }, 1_000, (u32::from(tin), number), now)
+        });
     }
     assert_eq!(cake.pop(now).unwrap().tin, 0);
     let mut sent = [0i64; TINS];
@@ -295,7 +325,8 @@ fn it_takes_less_than_three_megabytes_and_stops_growing() {
 
 #[test]
 fn parameters_follow_the_line() {
-    let line = |mbit, rtt| Params { memory: 2 << 20, ..Params::default() }.for_line(Some(Bitrate::from_mbit(mbit)), rtt);
+    let line =
+        |mbit, rtt| Params { memory: 2 << 20, ..Params::default() }.for_line(Some(Bitrate::from_mbit(mbit)), rtt);
     let slow = line(1, 20 * MS);
     assert!(slow.target >= 48 * MS, "four packets at 1 Mbit/s: {:?}", slow.target);
     assert_eq!((slow.quantum, slow.memory), (300, 1 << 20));
