@@ -220,8 +220,14 @@ impl Engine {
         }
         if rate != measured.told {
             measured.told = rate;
-            let rate = Bitrate::from_bps(rate.saturating_mul(8));
-            self.uplinks[index].pace_at(rate);
+            match (rate != u64::MAX).then(|| Bitrate::from_bps(rate.saturating_mul(8))) {
+                Some(rate) => self.uplinks[index].pace_at(rate),
+                None => {
+                    for id in self.uplinks[index].leave_unpaced() {
+                        self.wake(id);
+                    }
+                }
+            }
             self.fit_queues(index);
         }
         if is_open {
