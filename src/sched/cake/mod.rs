@@ -265,7 +265,7 @@ impl<T> Cake<T> {
         let nanos = self.nanos(now);
         loop {
             let place = self.next_tin()?;
-            let Some(tin) = self.tins[place].as_deref_mut() else { return None };
+            let tin = self.tins[place].as_deref_mut()?;
             let Some((id, set)) = tin.table.front() else { continue };
             let index = id as usize;
             if tin.table.flows[index].deficit <= 0 {

@@ -52,8 +52,8 @@ fn nothing_is_lost_doubled_or_overtaken_and_the_sums_are_right() {
             if random(&mut state) % 5 < 3 {
                 // Few flows in one set of ways, so that they collide, and each in one tin.
                 let flow = 8 * 1024 * (random(&mut state) % 12) as u32 + (random(&mut state) % 3) as u32 + 1;
-                let ack = (random(&mut state) % 3 == 0).then_some(Ack { number: number as u32 });
-                let tag = Tag { flow, host: flow % 5, tin: (flow % 4) as u8, ecn: flow % 2 == 0, ack };
+                let ack = (random(&mut state).is_multiple_of(3)).then_some(Ack { number: number as u32 });
+                let tag = Tag { flow, host: flow % 5, tin: (flow % 4) as u8, ecn: flow.is_multiple_of(2), ack };
                 push(&mut cake, tag, 40 + (random(&mut state) % 1460) as usize, (flow, number), now);
                 waiting.entry(flow).or_default().push_back(number);
                 pushed += 1;
