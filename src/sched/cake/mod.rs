@@ -415,7 +415,9 @@ impl<T> Cake<T> {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+        // As 64 bits from the start; they are enough for 584 years.
+        let since = now.saturating_duration_since(self.epoch);
+        since.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(since.subsec_nanos()))
     }
 
     fn store(&mut self, slot: Slot<T>) -> u32 {

@@ -147,21 +147,25 @@ impl Table {
 
     /// Puts a flow at the end of a list, after taking it off the one it is on.
     pub(super) fn place(&mut self, index: u16, set: Set) {
-        let flow = self.flows[index as usize];
-        if flow.set != Set::Out {
-            let list = &mut self.lists[usize::from(flow.set == Set::Old)];
-            match flow.prev {
-                NONE => list.head = flow.next,
-                prev => self.flows[prev as usize].next = flow.next,
-            }
-            match flow.next {
-                NONE => list.tail = flow.prev,
-                next => self.flows[next as usize].prev = flow.prev,
-            }
-            self.counts[usize::from(flow.set == Set::Old)] -= 1;
+        let Flow { set: before, prev, next, host, .. } = self.flows[index as usize];
+        if before == set && next == NONE && set != Set::Out {
+            // Alone, or last already.
+            return;
         }
-        if (flow.set == Set::Old) != (set == Set::Old) {
-            self.count_host(flow.host, set == Set::Old);
+        if before != Set::Out {
+            let list = &mut self.lists[usize::from(before == Set::Old)];
+            match prev {
+                NONE => list.head = next,
+                prev => self.flows[prev as usize].next = next,
+            }
+            match next {
+                NONE => list.tail = prev,
+                next => self.flows[next as usize].prev = prev,
+            }
+            self.counts[usize::from(before == Set::Old)] -= 1;
+        }
+        if (before == Set::Old) != (set == Set::Old) {
+            self.count_host(host, set == Set::Old);
         }
         let tail = if set == Set::Out { NONE } else { self.lists[usize::from(set == Set::Old)].tail };
         let flow = &mut self.flows[index as usize];
@@ -199,6 +203,9 @@ impl Table {
     /// have. `random` is for the remainder.
     pub(super) fn quantum(&self, index: u16, whole: u32, random: u32) -> i32 {
         let own = u32::from(self.hosts[self.flows[index as usize].host as usize]).max(1);
+        if own <= self.least as u32 {
+            return whole as i32;
+        }
         let least = (self.least as u32).clamp(1, own);
         let quantum = (whole * least + random % own) / own;
         quantum.max(whole / HOST_SHARE_MAX) as i32
