@@ -43,6 +43,8 @@ pub struct LinkMeta {
     pub rate: Option<rate::Params>,
     /// The round trip between the two sites, as the handshake saw it.
     pub rtt: Option<Duration>,
+    /// What is known of the uplink from before.
+    pub remembered: Option<rate::Remembered>,
 }
 
 /// Why a link is no more.
@@ -184,6 +186,7 @@ impl Shell {
             rate: meta.rate,
             is_ordered: meta.info.transport.is_ordered(),
             rtt: meta.rtt,
+            remembered: meta.remembered,
         };
         core.engine.link_up_on(id, &up, now);
         core.links.insert(id, LinkSlot { meta, writer: None, closing: None, ended: Some(ended), tasks: Vec::new() });
@@ -194,6 +197,12 @@ impl Shell {
             slot.tasks = tasks;
         }
         Ok((id, end))
+    }
+
+    /// What was learnt of the uplinks whose rates are measured: name, whether links deliver in order, estimate.
+    pub fn learnt(&self) -> Vec<(String, bool, rate::Remembered)> {
+        let core = self.core.borrow();
+        core.engine.learnt().map(|(name, is_ordered, learnt)| (name.to_owned(), is_ordered, learnt)).collect()
     }
 
     /// A link's task has ended; called once per link.
