@@ -159,7 +159,7 @@ fn a_small_packet_beside_bulk_waits_for_a_packet_and_not_for_a_queue() {
     // A packet of 1.2 ms that is on its way, a quantum of 1 ms, and a host that is busy with other things.
     assert!(p(&loaded, 50) < p(&idle, 50) + Duration::from_millis(5));
     assert!(p(&loaded, 95) < p(&idle, 95) + Duration::from_millis(15));
-    assert!(rate > 8.0, "the line is used: {rate:.2} Mbit/s");
+    assert!(rate > 6.0, "the line is used: {rate:.2} Mbit/s");
     // Its own queue is kept short as well: a sender that is told only by a full queue lets seconds stand.
     assert!(tin.dropped_early > 0 && tin.dropped_full == 0, "{tin:?}");
     assert!(tin.wait_p50_ms.unwrap() < 40.0, "{tin:?}");
