@@ -8,6 +8,7 @@ use crate::admin::status::{
     DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus,
     RawStatus, SessionStatus, Status, TunStatus,
 };
+use crate::admin::steering;
 use crate::admin::table::{Align, Table};
 
 /// The text that `ghostwire status` prints; ends with a newline.
@@ -103,6 +104,9 @@ fn session(text: &mut String, session: &SessionStatus) {
         } else if let Some(limit) = uplink.limit_bps {
             let _ = writeln!(text, "  uplink  {} is sent at most {}", clean(&uplink.name), human::rate(limit));
         }
+    }
+    if let Some(steer) = &session.steer {
+        let _ = writeln!(text, "  steer   {}", steering::line(steer));
     }
     let totals = &session.totals;
     let _ = writeln!(

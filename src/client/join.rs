@@ -14,12 +14,13 @@ use tokio::task::spawn_local;
 
 use crate::config;
 use crate::connectors::AllowList;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::ids::{LinkId, SessionId, Side};
 use crate::listeners::tun::Port;
 use crate::listeners::{self, Hub, SessionSlot};
 use crate::rate;
 use crate::runtime::driver;
+use crate::runtime::netwatch::NetWatch;
 use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
@@ -31,7 +32,7 @@ use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
 use crate::units::Bitrate;
 use crate::wire::code::Code;
-use crate::wire::hello::SealWish;
+use crate::wire::hello::{Preference, SealWish};
 use crate::wire::rate::Terms;
 
 use super::dial::{Dialers, Dialler};
@@ -83,6 +84,8 @@ pub(super) struct Shared {
     hub: Rc<Hub>,
     dialling: Dialling,
     pub(super) dialers: Rc<Dialers>,
+    /// Tells of changes of the network, where the system does.
+    pub(super) watch: Option<Rc<NetWatch>>,
 }
 
 impl Shared {
@@ -90,7 +93,11 @@ impl Shared {
         let slot = SessionSlot::default();
         let hub = edges::hub(Side::Client, &slot, &config.udp);
         let dialling = Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp);
-        Self { slot, hub, dialling, dialers: Rc::new(dialers) }
+        let watch = NetWatch::start();
+        if let Err(error) = &watch {
+            tracing::warn!(%error, "changes of the network are not seen: an uplink that vanishes is noticed by its silence");
+        }
+        Self { slot, hub, dialling, dialers: Rc::new(dialers), watch: watch.ok() }
     }
 }
 
@@ -98,6 +105,8 @@ impl Shared {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
+    steer: config::Steer,
+    uplinks: Vec<String>,
 }
 
 /// An uplink and what it is to carry at most.
@@ -107,6 +116,7 @@ pub(super) struct Limited {
     pub(super) up: Option<Bitrate>,
     pub(super) down: Option<Bitrate>,
     pub(super) rate: Option<Terms>,
+    pub(super) preference: Preference,
 }
 
 /// Why a connection did not join.
@@ -128,7 +138,12 @@ impl Site {
         is_first: bool,
         shared: Shared,
     ) -> Rc<Self> {
-        let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
+        let limits = Limits {
+            performance: config.performance.clone(),
+            liveness: config.liveness.clone(),
+            steer: config.steer.clone(),
+            uplinks: config.uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
+        };
         let first = new_shell(&limits, &server.name);
         if is_first {
             shared.slot.set(SessionRef::of(&first));
@@ -295,6 +310,7 @@ impl Site {
             timeout: self.handshake,
             limit: uplink.down,
             rate: uplink.rate,
+            preference: uplink.preference,
             ..Ask::new(asked, &*uplink.name, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
@@ -345,6 +361,7 @@ impl Site {
             rate: measured.map(|terms| rate::Params::agreed(&terms, limit, is_ordered)),
             limit,
             rtt: Some(admitted.rtt),
+            terms: params::terms(admitted.preference),
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
     }
@@ -376,7 +393,10 @@ impl Site {
 }
 
 fn new_shell(limits: &Limits, server: &str) -> Rc<Shell> {
-    let params = params::engine(&limits.performance, limits.performance.max_streams, &limits.liveness);
+    let params = engine::Params {
+        steer: params::steer(&limits.steer, server, &limits.uplinks),
+        ..params::engine(&limits.performance, limits.performance.max_streams, &limits.liveness)
+    };
     let engine = Engine::new(Side::Client, params, random::seed(), clock::now());
     Shell::new(SessionId::NEW, server.to_owned(), engine)
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::ids::{LinkId, Side};
 use crate::sched::datagrams::{Datagrams, Drops, OVERHEAD, Params, Waiting};
 use crate::session::Violation;
+use crate::steer::Uplink;
 use crate::wire::datagram::Datagram;
 use crate::wire::frame::{self, Class, Frame};
 
@@ -156,14 +157,25 @@ impl Engine {
         self.plane.totals.dropped_arrived += count;
     }
 
+    /// The links of an uplink that flows of datagrams are spread over.
+    fn homes(&self, way: Option<Uplink>) -> Vec<LinkId> {
+        let usable = self.usable(way);
+        let has_free = usable.iter().any(|(_, link)| link.bulk == 0);
+        usable.iter().filter(|(_, link)| link.bulk == 0 || !has_free).map(|(id, _)| **id).collect()
+    }
+
     pub(super) fn place_datagrams(&mut self, datagrams: impl IntoIterator<Item = Waiting<Datagram>>) {
-        let mut homes: Vec<(LinkId, usize)> = self.usable().iter().map(|(id, link)| (**id, link.bulk)).collect();
-        if homes.iter().any(|(_, bulk)| *bulk == 0) {
-            homes.retain(|(_, bulk)| *bulk == 0);
-        }
+        let mut homes = (None, self.homes(None));
         let limit = self.params.datagrams.limit / self.links.len().max(1);
+        let is_steered = self.steering.is_active();
         for waiting in datagrams {
-            let home = homes.iter().map(|(id, _)| *id).max_by_key(|id| score(waiting.flow, *id));
+            let way = if is_steered { self.way_of_datagram(&waiting) } else { Ok(None) };
+            if let Ok(way) = way
+                && way != homes.0
+            {
+                homes = (way, self.homes(way));
+            }
+            let home = homes.1.iter().copied().max_by_key(|id| score(waiting.flow, *id)).filter(|_| way.is_ok());
             let Some(home) = home else {
                 self.plane.homeless.push(waiting);
                 continue;

@@ -16,6 +16,7 @@ use crate::sched::egress::Share;
 use crate::sched::encap::Encapsulation;
 use crate::sched::shaper::Shaper;
 use crate::sched::{QUANTUM, quantum};
+use crate::steer::Terms;
 use crate::units::Bitrate;
 
 /// How a link joins.
@@ -35,13 +36,15 @@ pub struct LinkUp<'a> {
     pub is_ordered: bool,
     /// The round trip as the handshake saw it.
     pub rtt: Option<Duration>,
+    /// What the user says of the uplink. The latest link's word counts.
+    pub terms: Terms,
 }
 
 impl LinkUp<'_> {
     /// A link in memory without limits.
     pub const fn plain(rank: u8) -> Self {
         let encapsulation = Encapsulation::NONE;
-        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None }
+        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None, terms: Terms::NONE }
     }
 }
 

@@ -98,6 +98,8 @@ pub enum Absence {
     NoCarrier(String),
     /// No interface has this address.
     NoAddress(IpAddr),
+    /// The routing table knows no way to here.
+    NoRoute(SocketAddr),
 }
 
 impl fmt::Display for Absence {
@@ -107,20 +109,35 @@ impl fmt::Display for Absence {
             Self::Off(name) => write!(f, "interface {name} is switched off"),
             Self::NoCarrier(name) => write!(f, "interface {name} has no carrier"),
             Self::NoAddress(address) => write!(f, "no interface has the address {address}"),
+            Self::NoRoute(remote) => write!(f, "there is no route to {}", remote.ip()),
         }
     }
 }
 
-/// What keeps sockets bound like this from sending, if anything. What is left to routing is never absent.
-pub fn absence(bind: &Bind) -> Option<Absence> {
+/// What keeps sockets bound like this from sending to every one of `remotes`, if anything.
+pub fn absence(bind: &Bind, remotes: &[SocketAddr]) -> Option<Absence> {
     if let Some(name) = &bind.interface
         && let Some(absence) = interface(name)
     {
         return Some(absence);
     }
-    let source = bind.source?;
-    let error = UdpSocket::bind(SocketAddr::new(source, 0)).err()?;
-    (error.kind() == io::ErrorKind::AddrNotAvailable).then_some(Absence::NoAddress(source))
+    if let Some(source) = bind.source
+        && is_nobodys(source)
+    {
+        return Some(Absence::NoAddress(source));
+    }
+    let (first, rest) = remotes.split_first()?;
+    let is_cut_off = |remote: &SocketAddr| {
+        let error = sockopt::route_mtu(remote, bind).err();
+        error.is_some_and(|e| matches!(e.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable))
+    };
+    (is_cut_off(first) && rest.iter().all(is_cut_off)).then_some(Absence::NoRoute(*first))
+}
+
+/// Whether no interface of this host has an address.
+pub fn is_nobodys(address: IpAddr) -> bool {
+    let error = UdpSocket::bind(SocketAddr::new(address, 0)).err();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 fn interface(name: &str) -> Option<Absence> {
@@ -175,22 +192,23 @@ mod tests {
     fn what_happens_to_an_interface_is_told_when_it_happens() {
         in_own_namespace("what_happens_to_an_interface_is_told_when_it_happens", || {
             let bind = Bind { interface: Some("gwx0".into()), source: Some("192.0.2.7".parse().unwrap()) };
+            let remotes = ["198.51.100.9:443".parse().unwrap()];
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let watch = NetWatch::start().unwrap();
                 let turns_to = async |expected: Option<Absence>| {
                     let all = async {
                         let mut seen = watch.count();
-                        while absence(&bind) != expected {
+                        while absence(&bind, &remotes) != expected {
                             watch.changed(seen).await;
                             seen = watch.count();
                         }
                     };
                     let told = tokio::time::timeout(Duration::from_secs(10), all).await;
-                    assert!(told.is_ok(), "{expected:?} expected, {:?} seen", absence(&bind));
+                    assert!(told.is_ok(), "{expected:?} expected, {:?} seen", absence(&bind, &remotes));
                 };
                 let name = || "gwx0".to_owned();
-                assert_eq!(absence(&bind), Some(Absence::NoInterface(name())));
+                assert_eq!(absence(&bind, &remotes), Some(Absence::NoInterface(name())));
                 // Linux lets anybody bind to any address until there is a table of local ones.
                 ip("link set lo up");
                 ip("link add gwx0 type veth peer name gwx1");
@@ -201,6 +219,13 @@ mod tests {
                 turns_to(Some(Absence::NoAddress("192.0.2.7".parse().unwrap()))).await;
                 ip("addr add 192.0.2.7/24 dev gwx0");
                 turns_to(None).await;
+                assert_eq!(absence(&Bind::default(), &remotes), Some(Absence::NoRoute(remotes[0])));
+                let mut seen = watch.count();
+                ip("route add 198.51.100.0/24 via 192.0.2.1");
+                while absence(&Bind::default(), &remotes).is_some() {
+                    watch.changed(seen).await;
+                    seen = watch.count();
+                }
                 ip("link set gwx1 down");
                 turns_to(Some(Absence::NoCarrier(name()))).await;
                 ip("link del gwx0");
@@ -210,7 +235,8 @@ mod tests {
     }
 
     #[test]
-    fn what_routing_decides_is_never_absent() {
-        assert_eq!(absence(&Bind::default()), None);
+    fn what_routing_decides_and_leads_anywhere_is_there() {
+        assert_eq!(absence(&Bind::default(), &[]), None);
+        assert_eq!(absence(&Bind::default(), &["127.0.0.1:443".parse().unwrap()]), None);
     }
 }

@@ -11,6 +11,7 @@ mod far;
 mod near;
 mod netns;
 mod packets;
+mod paths;
 mod plan;
 mod proc;
 mod process;
@@ -106,6 +107,8 @@ enum Action {
     },
     /// Requests a second from wrk to nginx, direct and through forwards. Needs both programs.
     Web(web::Options),
+    /// What it costs to choose among uplinks.
+    PathSelection,
     /// Thousands of connections opened at once over a long path.
     Storm(storm::Options),
     /// Mixed load for a long time, with links cut all along.
@@ -136,6 +139,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             println!("{:.3} Gbit/s", got.gbits);
             Ok(true)
         }
+        Some(Action::PathSelection) => Ok(paths::run()),
         Some(Action::Udp(options)) => {
             raise_files_limit()?;
             far::runtime()?.block_on(udp::run(options))

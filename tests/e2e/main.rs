@@ -19,6 +19,7 @@ mod ssh;
 mod transparent;
 mod transports;
 mod udp;
+mod uplinks;
 mod unix;
 mod v6;
 mod ways_out;

@@ -21,7 +21,9 @@ profiles!(
     "asym-100-2",
     "far-50",
     "far-50-loss",
-    "far-100"
+    "far-100",
+    "way-60",
+    "way-20"
 );
 
 /// Files that built-in profiles name.
