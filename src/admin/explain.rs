@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
-use crate::admin::steering;
 use crate::admin::status::{DecisionStatus, RateStatus, Status, UplinkStatus};
+use crate::admin::steering;
 
 /// What `ghostwire explain` prints; ends with a newline.
 pub fn render(status: &Status) -> String {

@@ -544,13 +544,23 @@ mod tests {
     use super::*;
     use crate::engine::{Engine, Params};
     use crate::ids::Side;
+    use crate::steer::Terms;
     use crate::transport::{LinkInfo, TransportKind};
 
     fn meta() -> LinkMeta {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
         let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet") };
-        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None, rate: None, rtt: None }
+        LinkMeta {
+            info,
+            uplink: "fiber".into(),
+            sealed: None,
+            rank: 1,
+            limit: None,
+            rate: None,
+            rtt: None,
+            terms: Terms::NONE,
+        }
     }
 
     #[test]

@@ -212,7 +212,8 @@ fn by_session(pools: &[Rc<Pool>]) -> Vec<(Rc<Shell>, Vec<LinkId>)> {
 /// Keeps the links of one uplink to one server, for ever.
 pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, rate: Rate, retry: Retry) {
     let (name, rate) = (uplink.name.clone(), rate.terms());
-    let limited = Rc::new(Limited { name, up: uplink.max_up, down: uplink.max_down, rate, preference: uplink.preference });
+    let limited =
+        Rc::new(Limited { name, up: uplink.max_up, down: uplink.max_down, rate, preference: uplink.preference });
     let (mut sizes, mut pools, mut diallers) = (Vec::new(), Vec::new(), Vec::new());
     let own = uplink.endpoints.iter().filter(|endpoint| endpoint.server == server);
     for (index, endpoint) in own.enumerate() {

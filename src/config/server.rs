@@ -134,12 +134,12 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     for (transparent, index) in transparent {
         peers[index].transparent.push(transparent);
     }
-    let listens = peers.iter().flat_map(|peer| {
+    let accepted = peers.iter().flat_map(|peer| {
         let proxies = peer.socks5.iter().map(|proxy| proxy.listen.to_string());
         let diverted = peer.transparent.iter().map(|one| one.listen.to_string());
         peer.forwards.iter().map(|forward| forward.listen.to_string()).chain(proxies).chain(diverted)
     });
-    let listeners: Vec<String> = listens.collect();
+    let listeners: Vec<String> = accepted.collect();
     let known = Known { uplinks: None, peers: Some(&names), listeners: &listeners };
     let steer = root.table("steer", |section| steer::read(section, &known));
     let tun = tun::read(root);

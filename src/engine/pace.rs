@@ -44,7 +44,16 @@ impl LinkUp<'_> {
     /// A link in memory without limits.
     pub const fn plain(rank: u8) -> Self {
         let encapsulation = Encapsulation::NONE;
-        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None, terms: Terms::NONE }
+        Self {
+            rank,
+            uplink: "",
+            encapsulation,
+            limit: None,
+            rate: None,
+            is_ordered: true,
+            rtt: None,
+            terms: Terms::NONE,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::shell::{LinkMeta, SessionEnd, Shell};
 use super::stream::{IncomingStream, SessionRef, TunnelStream};
 use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
+use crate::steer::Terms;
 use crate::transport::mem::{self, Cut};
 use crate::transport::{LinkRx, LinkTx, Raw};
 use crate::wire::code::Code;
@@ -42,8 +43,16 @@ impl World {
         for (shell, raw) in [(&self.client, a), (&self.server, b)] {
             let info = raw.info();
             let (tx, rx) = raw.into_link();
-            let meta =
-                LinkMeta { info, uplink: "test".into(), sealed: None, rank: 0, limit: None, rate: None, rtt: None };
+            let meta = LinkMeta {
+                info,
+                uplink: "test".into(),
+                sealed: None,
+                rank: 0,
+                limit: None,
+                rate: None,
+                rtt: None,
+                terms: Terms::NONE,
+            };
             shell.attach(LinkTx::Mem(Box::new(tx)), LinkRx::Mem(Box::new(rx)), meta).unwrap();
         }
         cut

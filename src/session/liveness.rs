@@ -412,7 +412,7 @@ mod tests {
         live.on_rx(now + 140 * MS);
         assert!(live.on_pong(fresh, clock, now + 140 * MS));
         assert_eq!(live.suspect_since(), None);
-        assert!(live.poll_timeout() > now + 140 * MS);
+        assert_eq!(live.handle_timeout(now + 140 * MS), Verdict::Fine);
     }
 
     #[test]

@@ -139,8 +139,7 @@ impl About {
         let mut ports = flow.ports.iter().flatten();
         let port = self.ports.is_empty() || ports.any(|p| self.ports.iter().any(|range| range.contains(p)));
         let mut addresses = flow.addresses.iter().flatten();
-        let prefix =
-            self.prefixes.is_empty() || addresses.any(|ip| self.prefixes.iter().any(|net| net.contains(*ip)));
+        let prefix = self.prefixes.is_empty() || addresses.any(|ip| self.prefixes.iter().any(|net| net.contains(*ip)));
         let listener =
             self.listeners.is_empty() || flow.listener.is_some_and(|name| self.listeners.iter().any(|l| l == name));
         dscp && port && prefix && listener

@@ -31,10 +31,10 @@ pub(super) fn run() -> bool {
             steer.observe(Uplink(index), &seen(index), now);
         }
         let rules = Verdict::default();
-        let small = median(|| drop(black_box(steer.choose(Class::Sparse, &rules))));
-        let bulk = median(|| drop(black_box(steer.choose(Class::Bulk, &rules))));
+        let small = median(|| _ = black_box(steer.choose(Class::Sparse, &rules)));
+        let bulk = median(|| _ = black_box(steer.choose(Class::Bulk, &rules)));
         let mut pin = Pin::new(Uplink(count / 2), now);
-        let review = median(|| drop(black_box(steer.consider(&mut pin, &rules, Duration::ZERO, now))));
+        let review = median(|| _ = black_box(steer.consider(&mut pin, &rules, Duration::ZERO, now)));
         let mut index = 0;
         let look = median(|| {
             index = (index + 1) % count;

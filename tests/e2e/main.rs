@@ -19,7 +19,7 @@ mod ssh;
 mod transparent;
 mod transports;
 mod udp;
-mod uplinks;
 mod unix;
+mod uplinks;
 mod v6;
 mod ways_out;
