@@ -81,6 +81,10 @@ impl Presence {
             }
             // It is there; a link may stand on an address that is not.
             (None, None) => Pool::distrust(&self.pools, netwatch::is_nobodys),
+            (Some(before), Some(why)) if before != why => {
+                tracing::info!(uplink = self.name, %why, "uplink still gone");
+                self.pools.iter().for_each(|pool| pool.set_absence(why.to_string()));
+            }
             (Some(_), Some(_)) => {}
         }
         self.absence = absence;

@@ -9,6 +9,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::sync::Notify;
@@ -96,6 +98,8 @@ pub enum Absence {
     Off(String),
     /// No cable, no radio.
     NoCarrier(String),
+    /// It has no address that anybody could answer to.
+    Unnumbered(String),
     /// No interface has this address.
     NoAddress(IpAddr),
     /// The routing table knows no way to here.
@@ -108,6 +112,7 @@ impl fmt::Display for Absence {
             Self::NoInterface(name) => write!(f, "there is no interface {name}"),
             Self::Off(name) => write!(f, "interface {name} is switched off"),
             Self::NoCarrier(name) => write!(f, "interface {name} has no carrier"),
+            Self::Unnumbered(name) => write!(f, "interface {name} has no address"),
             Self::NoAddress(address) => write!(f, "no interface has the address {address}"),
             Self::NoRoute(remote) => write!(f, "there is no route to {}", remote.ip()),
         }
@@ -116,10 +121,11 @@ impl fmt::Display for Absence {
 
 /// What keeps sockets bound like this from sending to every one of `remotes`, if anything.
 pub fn absence(bind: &Bind, remotes: &[SocketAddr]) -> Option<Absence> {
-    if let Some(name) = &bind.interface
-        && let Some(absence) = interface(name)
-    {
-        return Some(absence);
+    if let Some(name) = &bind.interface {
+        let unnumbered = || is_unnumbered(name, remotes).then(|| Absence::Unnumbered(name.clone()));
+        if let Some(absence) = interface(name).or_else(unnumbered) {
+            return Some(absence);
+        }
     }
     if let Some(source) = bind.source
         && is_nobodys(source)
@@ -149,6 +155,23 @@ fn interface(name: &str) -> Option<Absence> {
         // nothing is claimed that is not known
         Err(_) => None,
     }
+}
+
+/// Whether an interface has no address from which one of `remotes` could be reached. Sockets bound to it would use one of
+/// another interface, and hear no answer. Where there are only two ends, that is as it should be.
+fn is_unnumbered(name: &str, remotes: &[SocketAddr]) -> bool {
+    let Ok(all) = getifaddrs() else { return false };
+    let suits = |ip: IpAddr| remotes.is_empty() || remotes.iter().any(|remote| remote.is_ipv4() == ip.is_ipv4());
+    let own = all.filter(|one| one.interface_name == name);
+    let is_there = |one: InterfaceAddress| {
+        let address = one.address.as_ref();
+        let v4 = address.and_then(|address| address.as_sockaddr_in()).map(|v4| IpAddr::V4(v4.ip()));
+        let v6 = address.and_then(|address| address.as_sockaddr_in6()).map(|v6| v6.ip());
+        let v6 = v6.filter(|ip| !ip.is_unicast_link_local()).map(IpAddr::V6);
+        one.flags.contains(InterfaceFlags::IFF_POINTOPOINT) || v4.or(v6).is_some_and(suits)
+    };
+    let mut own = own.peekable();
+    own.peek().is_some() && !own.any(is_there)
 }
 
 #[cfg(test)]
@@ -216,7 +239,10 @@ mod tests {
                 ip("link set gwx0 up");
                 turns_to(Some(Absence::NoCarrier(name()))).await;
                 ip("link set gwx1 up");
+                turns_to(Some(Absence::Unnumbered(name()))).await;
+                ip("addr add 192.0.2.8/24 dev gwx0");
                 turns_to(Some(Absence::NoAddress("192.0.2.7".parse().unwrap()))).await;
+                ip("addr del 192.0.2.8/24 dev gwx0");
                 ip("addr add 192.0.2.7/24 dev gwx0");
                 turns_to(None).await;
                 assert_eq!(absence(&Bind::default(), &remotes), Some(Absence::NoRoute(remotes[0])));
