@@ -114,7 +114,12 @@ impl Engine {
             }
             seen.queue = rate.queue;
             seen.queue_p95 = look.usual_most(rate.queue);
-            seen.rate = (rate.state != State::Start).then_some(rate.capacity as f64);
+            seen.rate = match rate.state {
+                State::Start => None,
+                // Too short a path to be measured, as long as no queue stands there.
+                State::Near => look.taken,
+                _ => Some(rate.capacity as f64),
+            };
             seen.loss = f64::from(rate.loss_ppm) / 1e6;
             seen.jitter = rate.noise;
             is_silent |= rate.state == State::Stall;
