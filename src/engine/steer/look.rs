@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::Engine;
+use crate::engine::Engine;
 use crate::rate::State;
 use crate::steer::{Observation, Uplink};
 

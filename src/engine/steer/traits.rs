@@ -1,6 +1,6 @@
 //! What rules can know of a flow.
 
-use super::super::Engine;
+use crate::engine::Engine;
 use crate::ids::StreamId;
 use crate::steer::rule::{Traits, Verdict, judge};
 use crate::wire::datagram::Datagram;
