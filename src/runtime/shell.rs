@@ -366,11 +366,13 @@ fn encapsulation(meta: &LinkMeta) -> Encapsulation {
 /// A queue that is begun and gone is of interest to who looks for it; one that is long, to everybody.
 fn tell_level(change: &LevelChange) {
     let LevelChange { uplink, from, to, state, rate, queue, decision } = change;
-    let (rate, because) = (Bitrate::from_bps(rate * 8 / 1000 * 1000), decision.map(|decision| decision.reason.words()));
+    // A path that is left to itself has none.
+    let rate = (*rate != u64::MAX).then(|| Bitrate::from_bps(rate.saturating_mul(8) / 1000 * 1000));
+    let (rate, because) = (rate.map(tracing::field::display), decision.map(|decision| decision.reason.words()));
     if *from.max(to) >= Level::SoftRed {
-        tracing::info!(uplink, %from, %to, %state, %rate, ?queue, because, "level of the uplink");
+        tracing::info!(uplink, %from, %to, %state, rate, ?queue, because, "level of the uplink");
     } else {
-        tracing::debug!(uplink, %from, %to, %state, %rate, ?queue, because, "level of the uplink");
+        tracing::debug!(uplink, %from, %to, %state, rate, ?queue, because, "level of the uplink");
     }
 }
 
@@ -476,5 +478,27 @@ impl Core {
             }
         }
         self.wake_driver();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate::State;
+
+    #[test]
+    fn a_level_is_told_of_a_path_without_a_rate_too() {
+        for rate in [0, 125_000, u64::MAX] {
+            let change = LevelChange {
+                uplink: "lan".into(),
+                from: Level::SoftRed,
+                to: Level::Green,
+                state: State::Near,
+                rate,
+                queue: Duration::ZERO,
+                decision: None,
+            };
+            tell_level(&change);
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod chaos;
 mod delay;
+mod exit;
 mod far;
 mod near;
 mod netns;
@@ -111,6 +112,10 @@ enum Action {
     PathSelection,
     /// Thousands of connections opened at once over a long path.
     Storm(storm::Options),
+    /// New flows to a target that is far from the server, with `exit_pool` and without. Needs root.
+    Exit(exit::Options),
+    /// Times of new flows, one after the other, to a far end that is reached through `to`: half of them and nine tenths, ms.
+    Flows { to: SocketAddr, count: usize },
     /// Mixed load for a long time, with links cut all along.
     Soak(soak::Options),
 }
@@ -152,6 +157,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
             raise_files_limit()?;
             far::runtime()?.block_on(storm::run(options))
         }
+        Some(Action::Exit(options)) => exit::run(options),
+        Some(Action::Flows { to, count }) => far::runtime()?.block_on(exit::flows(*to, *count)).map(|()| true),
         Some(Action::Packets(options)) => packets::run(options),
         Some(Action::Raw(options)) => raw::run(options),
         Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),
