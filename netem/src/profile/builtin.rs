@@ -21,9 +21,7 @@ profiles!(
     "asym-100-2",
     "far-50",
     "far-50-loss",
-    "far-100",
-    "way-60",
-    "way-20"
+    "far-100"
 );
 
 /// Files that built-in profiles name.

@@ -105,7 +105,7 @@ pub enum Condition {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// Payload as a share of what the links carry together, in each direction in which there is bulk.
+    /// Payload as a share of what the link carries, in each direction in which there is bulk.
     #[serde(default, deserialize_with = "share")]
     pub goodput: Option<f64>,
     /// Payload up, as a share of what the link carries.
@@ -120,12 +120,6 @@ pub struct Check {
     /// 99 of 100 of its messages.
     #[serde(default, deserialize_with = "time")]
     pub witness_p99: Option<Nanos>,
-    /// All of its messages: the longest gap.
-    #[serde(default, deserialize_with = "time")]
-    pub witness_max: Option<Nanos>,
-    /// How often small traffic of the client may change its uplink.
-    #[serde(default)]
-    pub moves: Option<u64>,
     /// Requests answered at least.
     #[serde(default)]
     pub requests: Option<u64>,

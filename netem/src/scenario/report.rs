@@ -8,7 +8,7 @@ impl Outcome {
     pub fn line(&self) -> String {
         let witness = self.tally.witness_us;
         let mut text = format!(
-            "up {:.0} % ({:.1} Mbit/s), down {:.0} % ({:.1} Mbit/s), witness {}/{}/{}, {} at most ms, {} requests, {} pages, {} uploads, {} lost \
+            "up {:.0} % ({:.1} Mbit/s), down {:.0} % ({:.1} Mbit/s), witness {}/{}/{} ms, {} requests, {} pages, {} uploads, {} lost \
              links, {} MiB, {:.0} s",
             self.goodput_up * 100.0,
             self.mbit_up,
@@ -17,7 +17,6 @@ impl Outcome {
             witness.p50 / 1000,
             witness.p95 / 1000,
             witness.p99 / 1000,
-            witness.max / 1000,
             self.tally.requests,
             self.tally.pages,
             self.tally.uploads,

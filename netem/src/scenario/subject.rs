@@ -113,12 +113,6 @@ impl<'a> Subject<'a> {
         status["sessions"][0]["links"].as_array().cloned().unwrap_or_default()
     }
 
-    /// How often the client's small traffic went from one uplink to another.
-    pub(super) fn moves(&self) -> u64 {
-        let status = self.status("client").unwrap_or_default();
-        status["sessions"][0]["steer"]["changes"].as_u64().unwrap_or(0)
-    }
-
     /// A counter of the client's session.
     pub(super) fn total(&self, name: &str) -> u64 {
         let status = self.status("client").unwrap_or_default();
