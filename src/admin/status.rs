@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::admin::measured::{DecisionStatus, RateStatus};
+use crate::admin::queues::{DatagramStatus, TinStatus};
 use crate::admin::rates::Rates;
 pub use crate::admin::steering::{MoveStatus, SteerStatus, WayStatus};
-use crate::engine::{DatagramTotals, LinkSnapshot, Snapshot, UplinkSnapshot};
+use crate::engine::{LinkSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::runtime::shell::LinkMeta;
 use crate::units::Bitrate;
@@ -144,30 +145,6 @@ pub struct SessionStatus {
     pub links: Vec<LinkStatus>,
 }
 
-/// Datagrams of a session, from its start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DatagramStatus {
-    /// Given to links.
-    pub sent: u64,
-    /// Payload of those.
-    pub bytes_sent: u64,
-    /// Arrived.
-    pub received: u64,
-    /// Payload of those.
-    pub bytes_received: u64,
-    /// Given up before they were sent: waited for too long.
-    pub dropped_stale: u64,
-    /// Given up before they were sent: the queue was full.
-    pub dropped_full: u64,
-    /// Arrived, and nobody here took them.
-    pub dropped_arrived: u64,
-    /// Too long for a packet, and one of their parts did not arrive.
-    pub dropped_parts: u64,
-    /// Bytes that wait to be sent at the moment.
-    pub bytes_waiting: u64,
-}
-
 /// One uplink of a session, as this side sends over it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -180,6 +157,8 @@ pub struct UplinkStatus {
     pub links_waiting: u64,
     /// What is measured of it, with `rate.mode = "auto"`.
     pub rate: Option<RateStatus>,
+    /// Its queue of datagrams and packets, by class; those that have had any.
+    pub tins: Vec<TinStatus>,
 }
 
 /// Counters of a session, from its start.
@@ -475,22 +454,6 @@ impl SessionStatus {
     }
 }
 
-impl From<DatagramTotals> for DatagramStatus {
-    fn from(totals: DatagramTotals) -> Self {
-        Self {
-            sent: totals.sent,
-            bytes_sent: totals.bytes_sent,
-            received: totals.received,
-            bytes_received: totals.bytes_received,
-            dropped_stale: totals.dropped_stale,
-            dropped_full: totals.dropped_full,
-            dropped_arrived: totals.dropped_arrived,
-            dropped_parts: totals.dropped_parts,
-            bytes_waiting: totals.waiting,
-        }
-    }
-}
-
 impl UplinkStatus {
     fn new(uplink: &UplinkSnapshot) -> Self {
         Self {
@@ -498,6 +461,7 @@ impl UplinkStatus {
             limit_bps: uplink.limit.map(Bitrate::bps),
             links_waiting: uplink.waiting as u64,
             rate: uplink.rate.as_ref().map(RateStatus::new),
+            tins: uplink.tins.iter().enumerate().filter_map(|(tin, stats)| TinStatus::new(tin, stats)).collect(),
         }
     }
 }
@@ -560,6 +524,7 @@ mod tests {
             rate: None,
             rtt: None,
             terms: Terms::NONE,
+            remembered: None,
         }
     }
 

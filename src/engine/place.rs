@@ -69,7 +69,7 @@ impl Engine {
                 self.activate(stream, now);
             }
         }
-        self.move_datagrams(id);
+        self.move_datagrams(id, now);
         if self.statement_link == Some(id) && self.session.has_statement() {
             self.begin_statement();
         }

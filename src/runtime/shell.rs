@@ -47,6 +47,8 @@ pub struct LinkMeta {
     pub rtt: Option<Duration>,
     /// What the user says of the uplink.
     pub terms: Terms,
+    /// What is known of the uplink from before.
+    pub remembered: Option<rate::Remembered>,
 }
 
 /// Why a link is no more.
@@ -189,6 +191,7 @@ impl Shell {
             is_ordered: meta.info.transport.is_ordered(),
             rtt: meta.rtt,
             terms: meta.terms,
+            remembered: meta.remembered,
         };
         core.engine.link_up_on(id, &up, now);
         core.links.insert(id, LinkSlot { meta, writer: None, closing: None, ended: Some(ended), tasks: Vec::new() });
@@ -199,6 +202,12 @@ impl Shell {
             slot.tasks = tasks;
         }
         Ok((id, end))
+    }
+
+    /// What was learnt of the uplinks whose rates are measured: name, whether links deliver in order, estimate.
+    pub fn learnt(&self) -> Vec<(String, bool, rate::Remembered)> {
+        let core = self.core.borrow();
+        core.engine.learnt().map(|(name, is_ordered, learnt)| (name.to_owned(), is_ordered, learnt)).collect()
     }
 
     /// A link's task has ended; called once per link.

@@ -16,6 +16,7 @@ mod paths;
 mod plan;
 mod proc;
 mod process;
+mod queue;
 mod raw;
 mod relay;
 mod report;
@@ -96,6 +97,8 @@ enum Action {
     Udp(udp::Options),
     /// Packet mode between two network namespaces, beside a relay between two TUN devices. Needs root and iperf3.
     Packets(packets::Options),
+    /// The queue of packets alone: what one costs on its way in and out.
+    Queue,
     /// Crafted TCP between two network namespaces, beside QUIC over UDP. Needs root.
     Raw(raw::Options),
     /// A plain relay between a TUN device in each of two network namespaces, until killed.
@@ -160,6 +163,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Some(Action::Exit(options)) => exit::run(options),
         Some(Action::Flows { to, count }) => far::runtime()?.block_on(exit::flows(*to, *count)).map(|()| true),
         Some(Action::Packets(options)) => packets::run(options),
+        Some(Action::Queue) => queue::run(),
         Some(Action::Raw(options)) => raw::run(options),
         Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),
         Some(Action::Soak(options)) => {

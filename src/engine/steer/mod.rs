@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::{Engine, LinkUp};
 use crate::ids::{LinkId, StreamId};
-use crate::sched::datagrams::Waiting;
+use crate::sched::cake::Waiting;
 use crate::session::{BULK_AFTER, BULK_PAUSE};
 use crate::steer::rule::{Verdict, Wish};
 use crate::steer::{self, Class, Uplink};
@@ -230,8 +230,12 @@ impl Engine {
     }
 
     /// The same for a datagram of a flow.
-    pub(super) fn way_of_datagram(&mut self, waiting: &Waiting<Datagram>) -> Result<Option<Uplink>, Forbidden> {
-        let (number, now) = (waiting.flow, waiting.since);
+    pub(super) fn way_of_datagram(
+        &mut self,
+        waiting: &Waiting<Datagram>,
+        now: Instant,
+    ) -> Result<Option<Uplink>, Forbidden> {
+        let number = waiting.value.order();
         if !self.steering.talks.contains_key(&number) && self.steering.talks.len() < TALKS_MAX {
             let verdict = self.verdict_of_datagram(&waiting.value);
             self.steering.talks.insert(number, Talk { verdict, burst: 0, last: now });
@@ -244,9 +248,9 @@ impl Engine {
         let idle = now.saturating_duration_since(std::mem::replace(&mut talk.last, now));
         talk.burst = if idle > BULK_PAUSE { 0 } else { talk.burst } + waiting.len as u64;
         let verdict = talk.verdict;
-        let class = match waiting.class {
-            frame::Class::Interactive => Class::Realtime,
-            frame::Class::Bulk => Class::Bulk,
+        let class = match waiting.tag.tin {
+            0 => Class::Realtime,
+            3 => Class::Bulk,
             _ if talk.burst > BULK_AFTER => Class::Bulk,
             _ => Class::Sparse,
         };

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::reader::outgoing;
 use super::way::Way;
 use super::{Inbox, PeerCounters, Plane, Reason};
 use crate::engine::Outgoing;
@@ -74,12 +73,12 @@ impl PacketSink for Port {
                     self.write(&Unit::single(packet, &header));
                 }
                 Way::Peer(peer, packet, header) => {
-                    others.entry(peer).or_default().push(outgoing(packet, &header, self.plane.seed));
+                    others.entry(peer).or_default().push(self.plane.outgoing(packet, &header));
                 }
                 Way::Back(why, answer) => {
                     self.counters.dropped(why, 1);
                     let parsed = answer.and_then(|answer| answer.header().ok().map(|header| (answer, header)));
-                    answers.extend(parsed.map(|(answer, header)| outgoing(answer, &header, self.plane.seed)));
+                    answers.extend(parsed.map(|(answer, header)| self.plane.outgoing(answer, &header)));
                 }
                 Way::Drop(why) => self.counters.dropped(why, 1),
             }
