@@ -4,11 +4,15 @@ use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
 use crate::admin::status::{DecisionStatus, RateStatus, Status, UplinkStatus};
+use crate::admin::steering;
 
 /// What `ghostwire explain` prints; ends with a newline.
 pub fn render(status: &Status) -> String {
     let mut text = String::new();
     for session in &status.sessions {
+        if let Some(steer) = &session.steer {
+            steering::explain(&mut text, &session.peer, steer);
+        }
         for uplink in &session.uplinks {
             let _ = writeln!(text, "{} to {}: {}", clean(&uplink.name), clean(&session.peer), why(uplink));
             for decision in uplink.rate.iter().flat_map(|rate| &rate.decisions) {

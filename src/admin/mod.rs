@@ -8,12 +8,14 @@
 pub mod ask;
 pub mod explain;
 pub mod human;
+mod measured;
 pub mod memory;
 pub mod protocol;
 pub mod queues;
 pub mod rates;
 pub mod socket;
 pub mod status;
+mod steering;
 pub mod table;
 pub mod text;
 

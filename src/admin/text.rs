@@ -9,6 +9,7 @@ use crate::admin::status::{
     DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus, RawStatus,
     SessionStatus, Status, TunStatus,
 };
+use crate::admin::steering;
 use crate::admin::table::{Align, Table};
 
 /// The text that `ghostwire status` prints; ends with a newline.
@@ -107,6 +108,9 @@ fn session(text: &mut String, session: &SessionStatus) {
         for tin in uplink.tins.iter().filter(|tin| tin.sent > 0) {
             let _ = writeln!(text, "  queue   {} {}", clean(&uplink.name), waited(tin));
         }
+    }
+    if let Some(steer) = &session.steer {
+        let _ = writeln!(text, "  steer   {}", steering::line(steer));
     }
     let totals = &session.totals;
     let _ = writeln!(

@@ -73,6 +73,11 @@ impl Edges {
         }
     }
 
+    /// The addresses that may be dialled, in no order.
+    pub(super) fn known(&self) -> Vec<SocketAddr> {
+        self.list.iter().filter(|edge| edge.place.is_some()).map(|edge| edge.address).collect()
+    }
+
     /// Whether there is an address to dial.
     pub(super) fn is_empty(&self) -> bool {
         self.list.iter().all(|edge| edge.place.is_none())

@@ -14,12 +14,13 @@ use tokio::task::spawn_local;
 
 use crate::config;
 use crate::connectors::AllowList;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::ids::{LinkId, SessionId, Side};
 use crate::listeners::tun::Port;
 use crate::listeners::{self, Hub, SessionSlot};
 use crate::rate;
 use crate::runtime::driver;
+use crate::runtime::netwatch::NetWatch;
 use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
@@ -32,7 +33,7 @@ use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
 use crate::units::Bitrate;
 use crate::wire::code::Code;
-use crate::wire::hello::SealWish;
+use crate::wire::hello::{Preference, SealWish};
 use crate::wire::rate::Terms;
 
 use super::dial::{Dialers, Dialler};
@@ -84,6 +85,8 @@ pub(super) struct Shared {
     hub: Rc<Hub>,
     dialling: Dialling,
     pub(super) dialers: Rc<Dialers>,
+    /// Tells of changes of the network, where the system does.
+    pub(super) watch: Option<Rc<NetWatch>>,
     /// Of all servers.
     pub(super) estimates: Estimates,
 }
@@ -93,8 +96,12 @@ impl Shared {
         let slot = SessionSlot::default();
         let hub = edges::hub(Side::Client, &slot, &config.udp);
         let dialling = Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp);
+        let watch = NetWatch::start();
+        if let Err(error) = &watch {
+            tracing::warn!(%error, "changes of the network are not seen: an uplink that vanishes is noticed by its silence");
+        }
         let estimates = Estimates::open(config.site.state_dir.as_deref(), &config.site.name);
-        Self { slot, hub, dialling, dialers: Rc::new(dialers), estimates }
+        Self { slot, hub, dialling, dialers: Rc::new(dialers), watch: watch.ok(), estimates }
     }
 }
 
@@ -102,6 +109,8 @@ impl Shared {
 struct Limits {
     performance: config::Performance,
     liveness: config::Liveness,
+    steer: config::Steer,
+    uplinks: Vec<String>,
 }
 
 /// An uplink and what it is to carry at most.
@@ -111,6 +120,7 @@ pub(super) struct Limited {
     pub(super) up: Option<Bitrate>,
     pub(super) down: Option<Bitrate>,
     pub(super) rate: Option<Terms>,
+    pub(super) preference: Preference,
 }
 
 /// Why a connection did not join.
@@ -132,7 +142,12 @@ impl Site {
         is_first: bool,
         shared: Shared,
     ) -> Rc<Self> {
-        let limits = Limits { performance: config.performance.clone(), liveness: config.liveness.clone() };
+        let limits = Limits {
+            performance: config.performance.clone(),
+            liveness: config.liveness.clone(),
+            steer: config.steer.clone(),
+            uplinks: config.uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
+        };
         let first = new_shell(&limits, &server.name);
         if is_first {
             shared.slot.set(SessionRef::of(&first));
@@ -319,6 +334,7 @@ impl Site {
             timeout: self.handshake,
             limit: uplink.down,
             rate: uplink.rate,
+            preference: uplink.preference,
             ..Ask::new(asked, &*uplink.name, params::windows(&self.limits.borrow().performance))
         };
         let admitted = auth::initiate(raw, &self.identity, &ask).await?;
@@ -371,6 +387,7 @@ impl Site {
             rate: measured.map(|terms| rate::Params::agreed(&terms, limit, is_ordered)),
             limit,
             rtt: Some(admitted.rtt),
+            terms: params::terms(admitted.preference),
         };
         shell.attach(admitted.tx, admitted.rx, meta).map_err(JoinError::Refused)
     }
@@ -404,7 +421,10 @@ impl Site {
 }
 
 fn new_shell(limits: &Limits, server: &str) -> Rc<Shell> {
-    let params = params::engine(&limits.performance, limits.performance.max_streams, &limits.liveness);
+    let params = engine::Params {
+        steer: params::steer(&limits.steer, server, &limits.uplinks),
+        ..params::engine(&limits.performance, limits.performance.max_streams, &limits.liveness)
+    };
     let engine = Engine::new(Side::Client, params, random::seed(), clock::now());
     Shell::new(SessionId::NEW, server.to_owned(), engine)
 }

@@ -3,7 +3,7 @@
 //!
 //! [`join`] owns the current session and admits links to it; [`uplink`] decides which endpoints of an uplink have links
 //! ([`fallback`]), and [`slot`] dials one link again and again, at the address of its endpoint that is best ([`edges`]),
-//! pinged as often as what stands there wants it ([`idle`]). [`reload`] changes it while it runs.
+//! pinged as often as what stands there wants it ([`idle`]), as long as the uplink is there ([`presence`]). [`reload`] changes it while it runs.
 
 mod dial;
 mod edges;
@@ -12,6 +12,7 @@ mod idle;
 mod join;
 mod order;
 pub mod ping;
+mod presence;
 mod reload;
 mod servers;
 mod slot;

@@ -45,12 +45,17 @@ impl Slot {
         let mut attempts = 0u32;
         loop {
             self.pool.until(|wanted| wanted > self.place).await;
+            if let Some(why) = self.pool.absence() {
+                self.report(|dial| dial.failed(&why));
+                self.pool.until_present().await;
+            }
             if self.site.is_over() {
                 return;
             }
+            let returns = self.pool.returns();
             attempts += 1;
             self.report(|dial| dial.dialling(attempts));
-            let wait = match self.attempt().await {
+            let wait = match self.attempt(returns).await {
                 Ok((_, None)) => Duration::ZERO,
                 Ok((up_for, Some(end))) => {
                     self.report(|dial| dial.lost(&end));
@@ -67,7 +72,9 @@ impl Slot {
                     tracing::info!(uplink = self.uplink.name, endpoint = self.dialler.name, attempt = attempts,
                         error = %error.text, "no link");
                     self.report(|dial| dial.failed(&error.text));
-                    if error.permanent {
+                    if self.pool.returns() > returns {
+                        Duration::ZERO
+                    } else if error.permanent {
                         PERMANENT
                     } else if let Some(limit) = backoff.next() {
                         limit.mul_f64(random::fraction())
@@ -77,7 +84,15 @@ impl Slot {
                     }
                 }
             };
-            sleep(wait).await;
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.pool.until_returned(returns) => {}
+            }
+            if self.pool.returns() > returns {
+                // Whatever failed before was the uplink's fault.
+                backoff = self.backoff();
+                attempts = 0;
+            }
         }
     }
 
@@ -92,7 +107,23 @@ impl Slot {
 
     /// Dials and joins, then waits until the place is free again. Returns how long it was taken, and why the link ended if
     /// it has.
-    async fn attempt(&self) -> Result<(Duration, Option<LinkEnd>), Failure> {
+    ///
+    /// A dial that began before the uplink went waits in vain, and is given up when the uplink is back.
+    async fn attempt(&self, returns: u64) -> Result<(Duration, Option<LinkEnd>), Failure> {
+        let (link, end, used) = tokio::select! {
+            connected = self.connect() => connected?,
+            () = self.pool.until_returned(returns) => return Err(Failure::passing("the uplink was away")),
+        };
+        let since = clock::now();
+        self.report(status::Dial::connected);
+        // kept, as the site may begin another session meanwhile
+        let held = Held { shell: self.site.shell(), link, pool: Rc::clone(&self.pool), used, since };
+        held.shell.set_ping_interval(link, self.dialler.idle.borrow().interval(since));
+        let end = self.hold(held, end).await;
+        Ok((clock::now().saturating_duration_since(since), end))
+    }
+
+    async fn connect(&self) -> Result<(LinkId, oneshot::Receiver<LinkEnd>, Option<Use>), Failure> {
         let (raw, used) = self.dialler.dial(&self.site.shared.dialers).await.map_err(Failure::passing)?;
         let joined = self.site.join(raw, &self.uplink, self.rank).await;
         let (link, end) = joined.map_err(|error| {
@@ -104,13 +135,7 @@ impl Slot {
             }
             Failure::joining(error)
         })?;
-        let since = clock::now();
-        self.report(status::Dial::connected);
-        // kept, as the site may begin another session meanwhile
-        let held = Held { shell: self.site.shell(), link, pool: Rc::clone(&self.pool), used, since };
-        held.shell.set_ping_interval(link, self.dialler.idle.borrow().interval(since));
-        let end = self.hold(held, end).await;
-        Ok((clock::now().saturating_duration_since(since), end))
+        Ok((link, end, used))
     }
 
     /// What the end of a link says of the address and of what stands there.

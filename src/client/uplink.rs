@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::runtime::shell::Shell;
 use super::dial::Dialler;
 use super::fallback::{self, Fallback, Seen};
 use super::join::{Limited, Site};
+use super::presence::Presence;
 use super::slot::Slot;
 
 /// Between looks at the links. A quarter of a second keeps a fallback within its time and costs nothing.
@@ -39,6 +41,10 @@ pub(super) struct Pool {
     decided: Cell<u64>,
     /// Links that ever joined.
     joined: Cell<u64>,
+    /// Why the uplink is not there, if it is not.
+    absence: RefCell<Option<String>>,
+    /// How often it has come back.
+    returns: Cell<u64>,
     changed: Notify,
 }
 
@@ -67,6 +73,60 @@ impl Pool {
     /// Waits until more links than so many have joined.
     pub(super) async fn until_joined(&self, count: u64) {
         self.until_that(|pool| pool.joined.get() > count).await;
+    }
+
+    /// Waits until the uplink is there.
+    pub(super) async fn until_present(&self) {
+        self.until_that(|pool| pool.absence.borrow().is_none()).await;
+    }
+
+    /// Why the uplink is not there, if it is not.
+    pub(super) fn absence(&self) -> Option<String> {
+        self.absence.borrow().clone()
+    }
+
+    /// How often the uplink has come back.
+    pub(super) fn returns(&self) -> u64 {
+        self.returns.get()
+    }
+
+    /// Waits until the uplink has come back more often than so.
+    pub(super) async fn until_returned(&self, count: u64) {
+        self.until_that(|pool| pool.returns.get() > count).await;
+    }
+
+    /// The uplink has gone.
+    pub(super) fn set_absence(&self, why: String) {
+        self.absence.replace(Some(why));
+    }
+
+    /// The uplink is back: its links are asked whether they live.
+    pub(super) fn end_absence(&self) {
+        self.absence.take();
+        self.returns.set(self.returns.get() + 1);
+        self.changed.notify_waiters();
+        for (shell, link) in self.links.borrow().values() {
+            shell.probe_link(*link);
+        }
+    }
+
+    /// The links of all these pools have lost their way.
+    pub(super) fn withdraw(pools: &[Rc<Self>]) {
+        for (shell, links) in by_session(pools) {
+            shell.withdraw(&links);
+        }
+    }
+
+    /// Those of their links over TCP whose own address satisfies `test` have lost their way.
+    pub(super) fn distrust(pools: &[Rc<Self>], test: impl Fn(IpAddr) -> bool) {
+        for (shell, links) in by_session(pools) {
+            let mut ends = shell.tcp_ends();
+            ends.retain(|(id, address)| links.contains(id) && test(*address));
+            let lost: Vec<LinkId> = ends.into_iter().map(|(id, _)| id).collect();
+            if !lost.is_empty() {
+                shell.distrust(&lost);
+            }
+        }
     }
 
     async fn until_that(&self, test: impl Fn(&Self) -> bool) {
@@ -135,18 +195,33 @@ impl Pool {
     }
 }
 
+/// The links of some pools: those of one session together.
+fn by_session(pools: &[Rc<Pool>]) -> Vec<(Rc<Shell>, Vec<LinkId>)> {
+    let mut sessions: Vec<(Rc<Shell>, Vec<LinkId>)> = Vec::new();
+    for pool in pools {
+        for (shell, link) in pool.links.borrow().values() {
+            match sessions.iter_mut().find(|(known, _)| Rc::ptr_eq(known, shell)) {
+                Some((_, links)) => links.push(*link),
+                None => sessions.push((Rc::clone(shell), vec![*link])),
+            }
+        }
+    }
+    sessions
+}
+
 /// Keeps the links of one uplink to one server, for ever.
 pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, rate: Rate, retry: Retry) {
     let (name, rate) = (uplink.name.clone(), rate.terms());
-    let limited = Rc::new(Limited { name, up: uplink.max_up, down: uplink.max_down, rate });
-    let mut sizes = Vec::new();
-    let mut pools = Vec::new();
+    let limited =
+        Rc::new(Limited { name, up: uplink.max_up, down: uplink.max_down, rate, preference: uplink.preference });
+    let (mut sizes, mut pools, mut diallers) = (Vec::new(), Vec::new(), Vec::new());
     let own = uplink.endpoints.iter().filter(|endpoint| endpoint.server == server);
     for (index, endpoint) in own.enumerate() {
         let size = uplink.pool_size(endpoint.transport);
         let pool = Rc::new(Pool::default());
         let dialler = Rc::new(Dialler::new(&uplink, endpoint, site.ping_interval()));
         site.diallers.borrow_mut().push(Rc::clone(&dialler));
+        diallers.push(Rc::clone(&dialler));
         for place in 0..usize::from(size.max) {
             let slot = Slot {
                 site: Rc::clone(&site),
@@ -165,8 +240,10 @@ pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, rate: Rat
     if pools.is_empty() {
         return;
     }
+    let mut presence = Presence::new(&uplink, site.shared.watch.clone(), diallers, pools.clone());
     let mut machine = Fallback::new(&sizes, clock::now());
     loop {
+        presence.review();
         if !site.is_wanted() {
             look(&site, &pools);
             pools.iter().for_each(|pool| pool.set(0, 0));
@@ -175,13 +252,24 @@ pub(super) async fn run(site: Rc<Site>, server: usize, uplink: Uplink, rate: Rat
             continue;
         }
         let seen = look(&site, &pools);
+        if presence.is_absent() {
+            // Nothing that does not work now says anything about endpoints.
+            wait(TICK, &presence).await;
+            continue;
+        }
         machine.handle_tick(&seen, clock::now());
         for (index, pool) in pools.iter().enumerate() {
             pool.set(machine.wanted(index), machine.replaced(index));
         }
         let calm = seen.first().is_some_and(|s| s.good > 0 && s.good >= sizes[0].min && s.bulk == 0);
-        tokio::time::sleep(if calm { TICK_CALM } else { TICK }).await;
+        wait(if calm { TICK_CALM } else { TICK }, &presence).await;
     }
+}
+
+/// Until the time is over, or something has changed about the network.
+async fn wait(time: Duration, presence: &Presence) {
+    // Nothing is lost with whichever ends later.
+    let _over = tokio::time::timeout(time, presence.changed()).await;
 }
 
 fn look(site: &Site, pools: &[Rc<Pool>]) -> Vec<Seen> {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::config::common::{
     self, Admin, Handshake, Liveness, Log, Performance, Rate, RateMode, Retry, SealMode, Site, Udp,
@@ -14,6 +15,7 @@ use crate::config::occupied::Occupied;
 use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
+use crate::config::steer::{self, Known, Steer};
 use crate::config::transparent::{self, Transparent};
 use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
@@ -22,6 +24,7 @@ use crate::segment::codec::Mac;
 use crate::transport::TransportKind;
 use crate::transport::via::Via;
 use crate::units::{Bitrate, ByteSize};
+use crate::wire::hello::{PRICE_MAX, Preference};
 
 /// A site that dials links.
 #[derive(Clone, Debug)]
@@ -68,6 +71,8 @@ pub struct Client {
     pub process: Process,
     /// Who decides how fast to send.
     pub rate: Rate,
+    /// Which uplink carries what.
+    pub steer: Steer,
 }
 
 /// By what a server is known.
@@ -102,6 +107,8 @@ pub struct Uplink {
     pub max_up: Option<Bitrate>,
     /// What the server is asked to send over it at most.
     pub max_down: Option<Bitrate>,
+    /// How much it is liked where there are others, by both sides.
+    pub preference: Preference,
 }
 
 /// How many links a session keeps over one uplink and transport.
@@ -128,6 +135,7 @@ pub(super) const HINTS: &[(&str, &str)] = &[
     ("listen", "a client accepts no links; [[listen]] belongs in a server's file"),
     ("peer", "a client has its [server]; [[peer]] belongs in a server's file"),
     ("rate.max_rate", "each [[uplink]] has a `max_up` of its own"),
+    ("steer.rule.peer", "a client has no other side than its server; it belongs in a server's file"),
     ("performance.workers", "a client has one session on one thread; it belongs in a server's file"),
     ("forward.peer", "a client has no other side than its server; it belongs in a server's file"),
     ("transparent.peer", "a client has no other side than its server; it belongs in a server's file"),
@@ -157,6 +165,11 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let limited = Cell::new(false);
     let uplinks = root.tables("uplink", |entry| {
         limited.set(limited.get() || entry.has("max_up") || entry.has("max_down"));
+        if root.strings_of("uplink", "name").len() == 1 {
+            for key in ["metered", "price"] {
+                entry.no_effect(key, "without a second [[uplink]]");
+            }
+        }
         uplink(entry, rate.mode, &names)
     });
     let leads = |index| uplinks.iter().any(|uplink| uplink.endpoints.iter().any(|endpoint| endpoint.server == index));
@@ -177,6 +190,15 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
     let forwards = forward::list(root, &occupied, |_| Some(()));
     let socks5 = root.table_or_tables("socks5", |section| forward::socks5(section, &occupied));
     let transparent = root.table_or_tables("transparent", |section| transparent::read(section, &occupied));
+    let listens = forwards.iter().map(|((), forward)| forward.listen.to_string());
+    let listens = listens.chain(socks5.iter().map(|proxy| proxy.listen.to_string()));
+    let listeners: Vec<String> = listens.chain(transparent.iter().map(|one| one.listen.to_string())).collect();
+    let named: Vec<&str> = root.strings_of("uplink", "name").into_iter().map(|(name, _)| name).collect();
+    let known = Known { uplinks: Some(&named), peers: None, listeners: &listeners };
+    let steer = root.table("steer", |section| steer::read(section, &known));
+    if root.has("steer") && named.len() == 1 {
+        root.fail_at("steer", "has no effect without a second [[uplink]]; remove it");
+    }
     let tun = tun::read(root);
     let dial = root.table("dial", |section| allow::list(section, "allow"));
     let performance = root.table("performance", |s| Performance::read(s, 5_000, ByteSize::from_mib(128)));
@@ -216,6 +238,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Client> {
         exit,
         process,
         rate,
+        steer,
     })
 }
 
@@ -258,7 +281,12 @@ fn uplink(entry: &Section<'_>, rate: RateMode, servers: &[String]) -> Option<Upl
             entry.no_effect(key, "while `rate.mode` is \"off\"");
         }
     }
-    Some(Uplink { name: name?, interface, source, gateway_mac, via, endpoints, ws_links, max_up, max_down })
+    let metered = entry.flag("metered");
+    let price_max = Duration::from_millis(PRICE_MAX.into());
+    let price = entry.quantity("price", Duration::ZERO, Duration::ZERO..=price_max);
+    // Bounded by the line before.
+    let preference = Preference { metered, price_ms: u32::try_from(price.as_millis()).unwrap_or(PRICE_MAX) };
+    Some(Uplink { name: name?, interface, source, gateway_mac, via, endpoints, ws_links, max_up, max_down, preference })
 }
 
 /// Whether all addresses are known and none can be reached from `source`.

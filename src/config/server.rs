@@ -12,6 +12,7 @@ use crate::config::raw::Raw;
 use crate::config::reader::Section;
 use crate::config::report::nearest;
 use crate::config::shape::Shape;
+use crate::config::steer::{self, Known, Steer};
 use crate::config::transparent::{self, Transparent};
 use crate::config::tun::{self, Tun};
 use crate::config::{Psk, PublicKey, allow, keyfile};
@@ -56,6 +57,8 @@ pub struct Server {
     pub process: Process,
     /// What all peers together are sent at most, in equal shares.
     pub max_rate: Option<Bitrate>,
+    /// Which uplink of a peer carries what is sent to it.
+    pub steer: Steer,
 }
 
 /// A site that may come, and what it may do.
@@ -131,6 +134,14 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
     for (transparent, index) in transparent {
         peers[index].transparent.push(transparent);
     }
+    let accepted = peers.iter().flat_map(|peer| {
+        let proxies = peer.socks5.iter().map(|proxy| proxy.listen.to_string());
+        let diverted = peer.transparent.iter().map(|one| one.listen.to_string());
+        peer.forwards.iter().map(|forward| forward.listen.to_string()).chain(proxies).chain(diverted)
+    });
+    let listeners: Vec<String> = accepted.collect();
+    let known = Known { uplinks: None, peers: Some(&names), listeners: &listeners };
+    let steer = root.table("steer", |section| steer::read(section, &known));
     let tun = tun::read(root);
     tun::check_peers(root, root.has("tun"));
     let udp = root.table("udp", Udp::read);
@@ -164,6 +175,7 @@ pub(super) fn read(root: &Section<'_>) -> Option<Server> {
         exit,
         process,
         max_rate,
+        steer,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::ids::{LinkId, Side};
 use crate::sched::balance::Turn;
 use crate::sched::cake::{Ack, Cake, OVERHEAD, Params, TINS, Tag, TinStats, Waiting};
 use crate::session::Violation;
+use crate::steer::Uplink;
 use crate::units::Bitrate;
 use crate::wire::batch::Batch;
 use crate::wire::datagram::Datagram;
@@ -258,15 +259,26 @@ impl Engine {
         self.plane.totals.dropped_arrived += count;
     }
 
+    /// The links of an uplink that flows of datagrams are spread over, and what each takes in one piece.
+    fn homes(&self, way: Option<Uplink>) -> Vec<(LinkId, usize)> {
+        let usable = self.usable(way);
+        let has_free = usable.iter().any(|(_, link)| link.bulk == 0);
+        let homes = usable.iter().filter(|(_, link)| link.bulk == 0 || !has_free);
+        homes.map(|(id, _)| (**id, self.piece_max(**id))).collect()
+    }
+
     pub(super) fn place_datagrams(&mut self, datagrams: impl IntoIterator<Item = Waiting<Datagram>>, now: Instant) {
-        let mut homes: Vec<(LinkId, usize)> = self.usable().iter().map(|(id, link)| (**id, link.bulk)).collect();
-        if homes.iter().any(|(_, bulk)| *bulk == 0) {
-            homes.retain(|(_, bulk)| *bulk == 0);
-        }
-        let homes: Vec<(LinkId, usize)> = homes.into_iter().map(|(id, _)| (id, self.piece_max(id))).collect();
+        let mut homes = (None, self.homes(None));
+        let is_steered = self.steering.is_active();
         for waiting in datagrams {
+            let way = if is_steered { self.way_of_datagram(&waiting, now) } else { Ok(None) };
+            if let Ok(way) = way
+                && way != homes.0
+            {
+                homes = (way, self.homes(way));
+            }
             let order = waiting.value.order();
-            let home = homes.iter().max_by_key(|(id, _)| score(order, *id));
+            let home = homes.1.iter().max_by_key(|(id, _)| score(order, *id)).filter(|_| way.is_ok());
             let Some((home, whole)) = home else {
                 self.plane.homeless.push(waiting, now);
                 continue;

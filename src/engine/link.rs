@@ -8,6 +8,7 @@ use crate::sched::balance::Balance;
 use crate::sched::cake::Cake;
 use crate::sched::encap::Encapsulation;
 use crate::session::liveness::{self, Liveness};
+use crate::steer::Uplink;
 use crate::wire::datagram::Datagram;
 use crate::wire::parts::Assembler;
 
@@ -26,6 +27,8 @@ pub(super) struct Link {
     pub(super) rank: u8,
     /// Index of its uplink.
     pub(super) uplink: usize,
+    /// The same where uplinks are chosen.
+    pub(super) way: Uplink,
     pub(super) encapsulation: Encapsulation,
     pub(super) is_ordered: bool,
     /// What it is given is stamped.
@@ -78,6 +81,7 @@ impl Link {
             slot,
             rank: up.rank,
             uplink: 0,
+            way: Uplink(0),
             encapsulation: up.encapsulation,
             is_ordered: up.is_ordered,
             is_measured: up.rate.is_some(),

@@ -110,6 +110,11 @@ impl Measured {
         if newcomer && overdraft >= ROOM_MIN { ROOM_MIN } else { 0 }
     }
 
+    /// The controller as it stands.
+    pub(super) fn at_a_glance(&self) -> Snapshot {
+        self.controller.snapshot()
+    }
+
     pub(super) fn snapshot(&self, now: Instant) -> RateSnapshot {
         let age = |decision: &Decision| (now.saturating_duration_since(decision.at), *decision);
         RateSnapshot { now: self.controller.snapshot(), decisions: self.controller.decisions().map(age).collect() }

@@ -16,7 +16,10 @@ mod datagrams;
 mod link;
 mod measure;
 mod pace;
+mod place;
 mod snapshot;
+mod steer;
+mod withdraw;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
@@ -43,6 +46,7 @@ pub use measure::{LevelChange, RateSnapshot};
 pub use pace::LinkUp;
 use pace::{Gate, Limiter, Uplink};
 pub use snapshot::{LinkSnapshot, Snapshot, UplinkSnapshot};
+pub use steer::{SteerParams, SteerSnapshot, WayMove, WaySnapshot};
 
 /// Bounds and times of an engine.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub struct Params {
     pub max_rate: Option<Bitrate>,
     /// A line that other sessions share.
     pub egress: Option<SharedEgress>,
+    /// How uplinks are chosen.
+    pub steer: SteerParams,
 }
 
 impl Default for Params {
@@ -70,6 +76,7 @@ impl Default for Params {
             datagrams: sched::cake::Params { memory: 2 << 20, ..sched::cake::Params::default() },
             max_rate: None,
             egress: None,
+            steer: SteerParams::default(),
         }
     }
 }
@@ -107,6 +114,8 @@ pub enum Reason {
     Drain,
     /// The session has been without links for long.
     Resume,
+    /// Uplinks are compared.
+    Steer,
     /// A shaper lets the next bytes pass. Wants to be punctual: within a fraction of a millisecond.
     Pace,
 }
@@ -134,6 +143,9 @@ pub struct Engine {
     link_losses: u64,
     bulk_counted: Instant,
     level_changes: Vec<LevelChange>,
+    /// Uplinks that are gone, and of which the peer has not been told.
+    withdrawn: Vec<String>,
+    steering: steer::Steering,
     plane: datagrams::Plane,
 }
 
@@ -145,6 +157,7 @@ impl Engine {
         Self {
             session: Session::new(side, params.session.clone()),
             plane: datagrams::Plane::new(side, &params.datagrams, now),
+            steering: steer::Steering::new(&params.steer, now),
             params,
             seed,
             links: BTreeMap::new(),
@@ -162,6 +175,7 @@ impl Engine {
             link_losses: 0,
             bulk_counted: now,
             level_changes: Vec::new(),
+            withdrawn: Vec::new(),
         }
     }
 
@@ -193,6 +207,7 @@ impl Engine {
         let datagrams = self.plane.queue(self.params.datagrams, self.seed);
         let mut link = Link::new(slot, up, self.params.liveness.clone(), datagrams, self.seed, now);
         link.uplink = self.uplink_for(up);
+        link.way = self.way_for(up, now);
         let index = link.uplink;
         self.links.insert(id, link);
         match up.rate {
@@ -203,7 +218,7 @@ impl Engine {
         self.orphaned = None;
         self.session.begin_statement(false);
         self.statement_link = Some(id);
-        self.choose_control();
+        self.links_changed(now);
         for stream in std::mem::take(&mut self.homeless) {
             self.activate(stream, now);
         }
@@ -221,7 +236,7 @@ impl Engine {
         self.hand_on_reports(link.uplink, id);
         self.link_losses += u64::from(!link.emptied && !link.left_by_peer);
         self.session.on_slot_lost(link.slot);
-        self.choose_control();
+        self.links_changed(now);
         if self.links.is_empty() {
             self.orphaned = Some(now);
             self.statement_link = None;
@@ -306,7 +321,7 @@ impl Engine {
         link.bytes_received += bytes;
         if link.live.on_rx(now) {
             link.escalated = false;
-            self.choose_control();
+            self.links_changed(now);
             self.leave_suspects(now);
         }
         let mut result = Ok(());
@@ -332,10 +347,14 @@ impl Engine {
                 self.wake(id);
             }
             Frame::Pong { id: ping, echo_us, .. } => {
-                link.live.on_pong(ping, echo_us, now);
+                let is_proof = link.live.on_pong(ping, echo_us, now);
                 let rtt = self.links.values().filter_map(|l| l.live.min_rtt()).min();
                 self.session.set_rtt(rtt);
+                if is_proof {
+                    self.on_proof(id, now);
+                }
             }
+            Frame::Withdraw { uplink } => self.on_withdraw(id, &uplink, now),
             Frame::Drain { session: false } => {
                 if !link.left_by_peer {
                     link.left_by_peer = true;
@@ -388,73 +407,6 @@ impl Engine {
         if let Some(link) = self.links.get_mut(&home) {
             link.drr.activate(stream);
             self.wake(home);
-        }
-    }
-
-    /// The link on which a flow should send. Sparse flows avoid links that carry bulk; bulk leaves one link to them.
-    fn choose_home(&self, stream: StreamId, now: Instant) -> Option<LinkId> {
-        let bulk = self.session.is_bulk(stream, now);
-        let usable = self.usable();
-        if usable.len() < 2 || !bulk {
-            return usable
-                .iter()
-                .min_by_key(|(id, link)| (link.bulk > 0, link.drr.len(), link.srtt(), **id))
-                .map(|(id, _)| **id);
-        }
-        let kept = usable.iter().min_by_key(|(id, link)| (link.bulk, link.srtt(), **id)).map(|(id, _)| **id);
-        usable
-            .iter()
-            .filter(|(id, _)| Some(**id) != kept)
-            .min_by_key(|(id, link)| (link.bulk, link.drr.len(), link.srtt(), **id))
-            .map(|(id, _)| **id)
-    }
-
-    /// Links that flows may use now: the good ones of the best rank, or whatever there is.
-    fn usable(&self) -> Vec<(&LinkId, &Link)> {
-        for tier in [Link::is_good, Link::is_passable, |_: &Link| true] {
-            let best = self.links.values().filter(|l| tier(l)).map(|l| l.rank).min();
-            if let Some(rank) = best {
-                return self.links.iter().filter(|(_, l)| tier(l) && l.rank == rank).collect();
-            }
-        }
-        Vec::new()
-    }
-
-    fn choose_control(&mut self) {
-        self.control_link =
-            self.usable().iter().min_by_key(|(id, link)| (link.bulk, link.srtt(), **id)).map(|(id, _)| **id);
-        if self.session.has_control()
-            && let Some(id) = self.control_link
-        {
-            self.wake(id);
-        }
-    }
-
-    /// Moves the flows of a link elsewhere, if there is an elsewhere.
-    fn leave(&mut self, id: LinkId, now: Instant) {
-        self.choose_control();
-        if !self.links.iter().any(|(other, link)| *other != id && link.is_good()) {
-            return;
-        }
-        if let Some(link) = self.links.get_mut(&id) {
-            link.bulk = 0;
-            for stream in link.drr.take_all() {
-                self.session.set_home(stream, None);
-                self.activate(stream, now);
-            }
-        }
-        self.move_datagrams(id, now);
-        if self.statement_link == Some(id) && self.session.has_statement() {
-            self.begin_statement();
-        }
-        self.wake(id);
-    }
-
-    /// There is a good link again: what waits on links that were suspect when there was none moves to it.
-    fn leave_suspects(&mut self, now: Instant) {
-        let suspects = self.links.iter().filter(|(_, link)| link.live.suspect_since().is_some());
-        for id in suspects.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.leave(id, now);
         }
     }
 
@@ -519,6 +471,7 @@ impl Engine {
         }
         let has_data = self.links.get(&id).is_some_and(Link::has_data);
         if self.control_link == Some(id) {
+            self.put_withdrawn(id, batch);
             if has_data {
                 self.session.flush_acks();
             }
@@ -578,41 +531,6 @@ impl Engine {
         }
     }
 
-    /// A flow has turned out to be bulk: it may belong elsewhere.
-    fn rehome_bulk(&mut self, stream: StreamId, id: LinkId, now: Instant) {
-        self.count_bulk(now);
-        let Some(home) = self.choose_home(stream, now).filter(|home| *home != id) else {
-            self.choose_control();
-            return;
-        };
-        if let Some(link) = self.links.get_mut(&id) {
-            link.drr.remove(stream);
-        }
-        self.session.set_home(stream, Some(home));
-        self.activate(stream, now);
-        self.count_bulk(now);
-        self.choose_control();
-    }
-
-    /// Counts bulk flows per link anew. Rare: when a flow becomes bulk, and at most once a second otherwise.
-    fn count_bulk(&mut self, now: Instant) {
-        self.bulk_counted = now;
-        for link in self.links.values_mut() {
-            link.bulk = 0;
-        }
-        let homes: Vec<LinkId> = self
-            .session
-            .ids()
-            .filter(|stream| self.session.is_bulk(*stream, now))
-            .filter_map(|stream| self.session.home(stream))
-            .collect();
-        for home in homes {
-            if let Some(link) = self.links.get_mut(&home) {
-                link.bulk += 1;
-            }
-        }
-    }
-
     /// When [`Self::handle_timeout`] wants to be called, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
         let others = self.links.values().any(Link::is_good);
@@ -625,7 +543,8 @@ impl Engine {
         let resume = self.orphaned.map(|since| (since + self.params.resume_timeout, Reason::Resume));
         let pace = [self.pace_timeout(), self.measure_timeout()].into_iter().flatten().min();
         let pace = pace.map(|at| (at, Reason::Pace));
-        links.chain([ack, pace, resume.filter(|_| self.lost.is_none())]).flatten().min()
+        let steer = self.steering.poll_timeout().map(|at| (at, Reason::Steer));
+        links.chain([ack, pace, steer, resume.filter(|_| self.lost.is_none())]).flatten().min()
     }
 
     /// Does what is due.
@@ -633,6 +552,7 @@ impl Engine {
         self.session.handle_timeout(now);
         self.handle_pace(now);
         self.handle_measure(now);
+        self.handle_steer(now);
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             self.check_link(id, now);
@@ -650,13 +570,16 @@ impl Engine {
     }
 
     fn check_link(&mut self, id: LinkId, now: Instant) {
-        let others = self.links.iter().any(|(other, link)| *other != id && link.is_good());
         let Some(link) = self.links.get_mut(&id) else { return };
         match link.live.handle_timeout(now) {
             Verdict::Fine => {}
             Verdict::Suspect => {
                 self.suspects += 1;
                 self.leave(id, now);
+                if self.has_other_way(id) {
+                    // Another path has nothing to do with the pause of this one.
+                    self.escalate(id);
+                }
             }
             Verdict::Dead => {
                 if !link.condemned {
@@ -667,10 +590,8 @@ impl Engine {
             }
         }
         let Some(link) = self.links.get_mut(&id) else { return };
-        if others && link.escalate_at().is_some_and(|at| at <= now) {
-            link.escalated = true;
-            self.session.on_slot_suspect(link.slot);
-            self.begin_statement();
+        if link.escalate_at().is_some_and(|at| at <= now) {
+            self.escalate(id);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.drained_at().is_some_and(|at| at <= now) {

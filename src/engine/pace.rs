@@ -17,6 +17,7 @@ use crate::sched::egress::Share;
 use crate::sched::encap::Encapsulation;
 use crate::sched::shaper::Shaper;
 use crate::sched::{QUANTUM, quantum};
+use crate::steer::Terms;
 use crate::units::{Bitrate, ByteSize};
 
 /// How a link joins.
@@ -36,6 +37,8 @@ pub struct LinkUp<'a> {
     pub is_ordered: bool,
     /// The round trip as the handshake saw it.
     pub rtt: Option<Duration>,
+    /// What the user says of the uplink. The latest link's word counts.
+    pub terms: Terms,
     /// What is known of the uplink from before; counts with `rate` only, and when nothing newer is known.
     pub remembered: Option<rate::Remembered>,
 }
@@ -44,7 +47,17 @@ impl LinkUp<'_> {
     /// A link in memory without limits.
     pub const fn plain(rank: u8) -> Self {
         let encapsulation = Encapsulation::NONE;
-        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None, remembered: None }
+        Self {
+            rank,
+            uplink: "",
+            encapsulation,
+            limit: None,
+            rate: None,
+            is_ordered: true,
+            rtt: None,
+            terms: Terms::NONE,
+            remembered: None,
+        }
     }
 }
 

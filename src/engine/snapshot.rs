@@ -7,7 +7,7 @@ use crate::sched::cake::{TINS, TinStats};
 use crate::session::Totals;
 use crate::units::Bitrate;
 
-use super::{DatagramTotals, Engine, Gate, RateSnapshot};
+use super::{DatagramTotals, Engine, Gate, RateSnapshot, SteerSnapshot};
 
 /// One link.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct UplinkSnapshot {
 pub struct Snapshot {
     /// Its links, in order of number.
     pub links: Vec<LinkSnapshot>,
+    /// Which uplink carries what, and why; of interest where there are several.
+    pub steer: SteerSnapshot,
     /// The ways out that its links use.
     pub uplinks: Vec<UplinkSnapshot>,
     /// Streams alive.
@@ -118,6 +120,7 @@ pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
     });
     Snapshot {
         links,
+        steer: engine.steering.snapshot(now),
         uplinks: uplinks.collect(),
         streams: engine.session.len(),
         bytes_retained,

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::runtime::edge::StreamEnd;
 use crate::runtime::stream::{SessionRef, StreamError, TunnelStream};
@@ -34,22 +35,32 @@ pub enum Unopened {
 
 /// The session with one peer, or none. Clones are the same slot.
 #[derive(Clone, Default, Debug)]
-pub struct SessionSlot(Rc<RefCell<Option<SessionRef>>>);
+pub struct SessionSlot {
+    session: Rc<RefCell<Option<SessionRef>>>,
+    /// The listener that opens streams by it.
+    origin: Option<Arc<str>>,
+}
 
 impl SessionSlot {
     /// Puts a session in place of what was there. Streams of the session before are not touched.
     pub fn set(&self, session: SessionRef) {
-        *self.0.borrow_mut() = Some(session);
+        *self.session.borrow_mut() = Some(session);
     }
 
     /// Leaves the slot empty: connections are refused until there is a session again.
     pub fn clear(&self) {
-        *self.0.borrow_mut() = None;
+        *self.session.borrow_mut() = None;
     }
 
     /// The session of the moment.
     pub fn get(&self) -> Option<SessionRef> {
-        self.0.borrow().clone()
+        self.session.borrow().clone()
+    }
+
+    /// The same slot, for a listener: the session knows streams that are opened by it by this text.
+    #[must_use]
+    pub fn for_listener(&self, listener: &str) -> Self {
+        Self { session: Rc::clone(&self.session), origin: Some(listener.into()) }
     }
 }
 
@@ -57,6 +68,7 @@ impl Opener for SessionSlot {
     type Stream = TunnelStream;
 
     fn open(&self, target: Target, class: Class) -> Result<TunnelStream, Unopened> {
-        Ok(self.get().ok_or(Unopened::NoSession)?.open(target, class)?)
+        let session = self.get().ok_or(Unopened::NoSession)?;
+        Ok(session.open_from(target, class, self.origin.clone())?)
     }
 }

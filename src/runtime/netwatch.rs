@@ -9,6 +9,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::sync::Notify;
@@ -96,8 +98,12 @@ pub enum Absence {
     Off(String),
     /// No cable, no radio.
     NoCarrier(String),
+    /// It has no address that anybody could answer to.
+    Unnumbered(String),
     /// No interface has this address.
     NoAddress(IpAddr),
+    /// The routing table knows no way to here.
+    NoRoute(SocketAddr),
 }
 
 impl fmt::Display for Absence {
@@ -106,21 +112,38 @@ impl fmt::Display for Absence {
             Self::NoInterface(name) => write!(f, "there is no interface {name}"),
             Self::Off(name) => write!(f, "interface {name} is switched off"),
             Self::NoCarrier(name) => write!(f, "interface {name} has no carrier"),
+            Self::Unnumbered(name) => write!(f, "interface {name} has no address"),
             Self::NoAddress(address) => write!(f, "no interface has the address {address}"),
+            Self::NoRoute(remote) => write!(f, "there is no route to {}", remote.ip()),
         }
     }
 }
 
-/// What keeps sockets bound like this from sending, if anything. What is left to routing is never absent.
-pub fn absence(bind: &Bind) -> Option<Absence> {
-    if let Some(name) = &bind.interface
-        && let Some(absence) = interface(name)
-    {
-        return Some(absence);
+/// What keeps sockets bound like this from sending to every one of `remotes`, if anything.
+pub fn absence(bind: &Bind, remotes: &[SocketAddr]) -> Option<Absence> {
+    if let Some(name) = &bind.interface {
+        let unnumbered = || is_unnumbered(name, remotes).then(|| Absence::Unnumbered(name.clone()));
+        if let Some(absence) = interface(name).or_else(unnumbered) {
+            return Some(absence);
+        }
     }
-    let source = bind.source?;
-    let error = UdpSocket::bind(SocketAddr::new(source, 0)).err()?;
-    (error.kind() == io::ErrorKind::AddrNotAvailable).then_some(Absence::NoAddress(source))
+    if let Some(source) = bind.source
+        && is_nobodys(source)
+    {
+        return Some(Absence::NoAddress(source));
+    }
+    let (first, rest) = remotes.split_first()?;
+    let is_cut_off = |remote: &SocketAddr| {
+        let error = sockopt::route_mtu(remote, bind).err();
+        error.is_some_and(|e| matches!(e.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable))
+    };
+    (is_cut_off(first) && rest.iter().all(is_cut_off)).then_some(Absence::NoRoute(*first))
+}
+
+/// Whether no interface of this host has an address.
+pub fn is_nobodys(address: IpAddr) -> bool {
+    let error = UdpSocket::bind(SocketAddr::new(address, 0)).err();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 fn interface(name: &str) -> Option<Absence> {
@@ -132,6 +155,23 @@ fn interface(name: &str) -> Option<Absence> {
         // nothing is claimed that is not known
         Err(_) => None,
     }
+}
+
+/// Whether an interface has no address from which one of `remotes` could be reached. Sockets bound to it would use one of
+/// another interface, and hear no answer. Where there are only two ends, that is as it should be.
+fn is_unnumbered(name: &str, remotes: &[SocketAddr]) -> bool {
+    let Ok(all) = getifaddrs() else { return false };
+    let suits = |ip: IpAddr| remotes.is_empty() || remotes.iter().any(|remote| remote.is_ipv4() == ip.is_ipv4());
+    let own = all.filter(|one| one.interface_name == name);
+    let is_there = |one: InterfaceAddress| {
+        let address = one.address.as_ref();
+        let v4 = address.and_then(|address| address.as_sockaddr_in()).map(|v4| IpAddr::V4(v4.ip()));
+        let v6 = address.and_then(|address| address.as_sockaddr_in6()).map(|v6| v6.ip());
+        let v6 = v6.filter(|ip| !ip.is_unicast_link_local()).map(IpAddr::V6);
+        one.flags.contains(InterfaceFlags::IFF_POINTOPOINT) || v4.or(v6).is_some_and(suits)
+    };
+    let mut own = own.peekable();
+    own.peek().is_some() && !own.any(is_there)
 }
 
 #[cfg(test)]
@@ -175,22 +215,23 @@ mod tests {
     fn what_happens_to_an_interface_is_told_when_it_happens() {
         in_own_namespace("what_happens_to_an_interface_is_told_when_it_happens", || {
             let bind = Bind { interface: Some("gwx0".into()), source: Some("192.0.2.7".parse().unwrap()) };
+            let remotes = ["198.51.100.9:443".parse().unwrap()];
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let watch = NetWatch::start().unwrap();
                 let turns_to = async |expected: Option<Absence>| {
                     let all = async {
                         let mut seen = watch.count();
-                        while absence(&bind) != expected {
+                        while absence(&bind, &remotes) != expected {
                             watch.changed(seen).await;
                             seen = watch.count();
                         }
                     };
                     let told = tokio::time::timeout(Duration::from_secs(10), all).await;
-                    assert!(told.is_ok(), "{expected:?} expected, {:?} seen", absence(&bind));
+                    assert!(told.is_ok(), "{expected:?} expected, {:?} seen", absence(&bind, &remotes));
                 };
                 let name = || "gwx0".to_owned();
-                assert_eq!(absence(&bind), Some(Absence::NoInterface(name())));
+                assert_eq!(absence(&bind, &remotes), Some(Absence::NoInterface(name())));
                 // Linux lets anybody bind to any address until there is a table of local ones.
                 ip("link set lo up");
                 ip("link add gwx0 type veth peer name gwx1");
@@ -198,9 +239,19 @@ mod tests {
                 ip("link set gwx0 up");
                 turns_to(Some(Absence::NoCarrier(name()))).await;
                 ip("link set gwx1 up");
+                turns_to(Some(Absence::Unnumbered(name()))).await;
+                ip("addr add 192.0.2.8/24 dev gwx0");
                 turns_to(Some(Absence::NoAddress("192.0.2.7".parse().unwrap()))).await;
+                ip("addr del 192.0.2.8/24 dev gwx0");
                 ip("addr add 192.0.2.7/24 dev gwx0");
                 turns_to(None).await;
+                assert_eq!(absence(&Bind::default(), &remotes), Some(Absence::NoRoute(remotes[0])));
+                let mut seen = watch.count();
+                ip("route add 198.51.100.0/24 via 192.0.2.1");
+                while absence(&Bind::default(), &remotes).is_some() {
+                    watch.changed(seen).await;
+                    seen = watch.count();
+                }
                 ip("link set gwx1 down");
                 turns_to(Some(Absence::NoCarrier(name()))).await;
                 ip("link del gwx0");
@@ -210,7 +261,8 @@ mod tests {
     }
 
     #[test]
-    fn what_routing_decides_is_never_absent() {
-        assert_eq!(absence(&Bind::default()), None);
+    fn what_routing_decides_and_leads_anywhere_is_there() {
+        assert_eq!(absence(&Bind::default(), &[]), None);
+        assert_eq!(absence(&Bind::default(), &["127.0.0.1:443".parse().unwrap()]), None);
     }
 }

@@ -3,17 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::engine::{CloseReason, Engine, LevelChange, LinkUp, Snapshot};
+use crate::engine::{CloseReason, Engine, LevelChange, LinkUp, Snapshot, WayMove};
 use crate::ids::{LinkId, SessionId, StreamId};
 use crate::rate::{self, Level};
 use crate::sched::encap::Encapsulation;
 use crate::session::Event;
+use crate::steer::{self, Terms};
 use crate::transport::{LinkInfo, LinkRx, LinkTx, TransportKind};
 use crate::units::Bitrate;
 use crate::wire::code::Code;
@@ -43,6 +45,8 @@ pub struct LinkMeta {
     pub rate: Option<rate::Params>,
     /// The round trip between the two sites, as the handshake saw it.
     pub rtt: Option<Duration>,
+    /// What the user says of the uplink.
+    pub terms: Terms,
     /// What is known of the uplink from before.
     pub remembered: Option<rate::Remembered>,
 }
@@ -186,6 +190,7 @@ impl Shell {
             rate: meta.rate,
             is_ordered: meta.info.transport.is_ordered(),
             rtt: meta.rtt,
+            terms: meta.terms,
             remembered: meta.remembered,
         };
         core.engine.link_up_on(id, &up, now);
@@ -299,6 +304,28 @@ impl Shell {
         self.with(|engine, now| engine.set_ping_interval(id, interval, now));
     }
 
+    /// The path of these links is gone: they are left at once, here and at the peer.
+    pub fn withdraw(&self, links: &[LinkId]) {
+        self.with(|engine, now| engine.withdraw(links, now));
+    }
+
+    /// These links have lost their path, which others of the uplink still have: they are left at once.
+    pub fn distrust(&self, links: &[LinkId]) {
+        self.with(|engine, now| engine.distrust(links, now));
+    }
+
+    /// The addresses of this host that links over TCP stand on.
+    pub fn tcp_ends(&self) -> Vec<(LinkId, IpAddr)> {
+        let core = self.core.borrow();
+        let ends = core.links.iter().map(|(id, slot)| (*id, &slot.meta.info));
+        ends.filter(|(_, info)| info.transport == TransportKind::Ws).map(|(id, info)| (id, info.local.ip())).collect()
+    }
+
+    /// The path of a link may be there again.
+    pub fn probe_link(&self, id: LinkId) {
+        self.with(|engine, now| engine.probe_link(id, now));
+    }
+
     /// Starts to empty a link; it closes when done.
     pub fn drain_link(&self, id: LinkId) {
         self.with(|engine, now| engine.drain_link(id, now));
@@ -358,6 +385,17 @@ fn tell_level(change: &LevelChange) {
     }
 }
 
+/// Where small traffic goes is of interest to everybody, that of one bulk flow to who looks for it.
+fn tell_move(step: &WayMove) {
+    let WayMove { class, from, to, reason, score, doubt, .. } = step;
+    let (from, to) = (from.as_deref().unwrap_or("nowhere"), to.as_deref().unwrap_or("nowhere"));
+    if *class == steer::Class::Bulk.name() {
+        tracing::debug!(class, from, to, reason, score, doubt, "another uplink");
+    } else {
+        tracing::info!(class, from, to, reason, score, doubt, "another uplink");
+    }
+}
+
 impl Core {
     /// Drains the outputs of the engine.
     pub(super) fn after(&mut self, now: Instant) {
@@ -388,6 +426,9 @@ impl Core {
         }
         for change in self.engine.take_level_changes() {
             tell_level(&change);
+        }
+        for step in self.engine.take_moves() {
+            tell_move(&step);
         }
         let due = self.engine.poll_timeout().map(|(at, _)| at.max(now));
         if due.is_some_and(|due| self.armed.is_none_or(|armed| due < armed)) {

@@ -1,6 +1,7 @@
 //! What the edges of the tunnel see of it: sessions that open streams, and streams that carry bytes.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -47,11 +48,30 @@ impl SessionRef {
     /// # Errors
     /// [`Code::Limit`] when no more streams are allowed, [`Code::GoingAway`] when the session is closing.
     pub fn open(&self, target: Target, class: Class) -> Result<TunnelStream, StreamError> {
+        self.open_from(target, class, None)
+    }
+
+    /// As [`Self::open`], for what a listener accepted; rules about uplinks may ask which.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_from(
+        &self,
+        target: Target,
+        class: Class,
+        origin: Option<Arc<str>>,
+    ) -> Result<TunnelStream, StreamError> {
         if self.shell.ended().is_some() {
             return Err(StreamError { code: Code::SessionLost, reason: "the session has ended".into() });
         }
         self.shell
-            .with(|engine, now| engine.session().open(target, class, now))
+            .with(|engine, now| {
+                let id = engine.session().open(target, class, now)?;
+                if let Some(origin) = origin {
+                    engine.session().set_origin(id, origin);
+                }
+                Ok(id)
+            })
             .map(|id| TunnelStream { shell: Rc::clone(&self.shell), id })
             .map_err(|code| StreamError { code, reason: "no new streams".into() })
     }

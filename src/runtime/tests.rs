@@ -12,6 +12,7 @@ use super::shell::{LinkMeta, SessionEnd, Shell};
 use super::stream::{IncomingStream, SessionRef, TunnelStream};
 use crate::engine::{self, Engine};
 use crate::ids::{SessionId, Side};
+use crate::steer::Terms;
 use crate::transport::mem::{self, Cut};
 use crate::transport::{LinkRx, LinkTx, Raw};
 use crate::wire::code::Code;
@@ -50,7 +51,7 @@ impl World {
                 limit: None,
                 rate: None,
                 rtt: None,
-                remembered: None,
+                terms: Terms::NONE,
             };
             shell.attach(LinkTx::Mem(Box::new(tx)), LinkRx::Mem(Box::new(rx)), meta).unwrap();
         }

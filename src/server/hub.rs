@@ -66,6 +66,7 @@ impl Hub {
             liveness: config.liveness.clone(),
             exit: config.exit.clone(),
             udp: config.udp.clone(),
+            steer: config.steer.clone(),
             egress: config.max_rate.map(Egress::shared),
             estimates: Estimates::open(config.site.state_dir.as_deref(), &config.site.name),
         };

@@ -74,6 +74,7 @@ pub(super) struct Limits {
     pub(super) liveness: config::Liveness,
     pub(super) exit: config::Exit,
     pub(super) udp: config::Udp,
+    pub(super) steer: config::Steer,
     /// The line that all peers share, if it is the narrow place.
     pub(super) egress: Option<SharedEgress>,
     /// Of the paths to all peers.
@@ -254,6 +255,7 @@ impl Worker {
             rank: 0,
             limit: admitted.limit,
             rtt: Some(admitted.rtt),
+            terms: params::terms(admitted.preference),
             rate: measured.map(|terms| rate::Params::agreed(&terms, admitted.limit, is_ordered)),
         };
         if let Err(error) = shell.attach(tx, rx, meta) {
@@ -273,6 +275,7 @@ impl Worker {
         let params = engine::Params {
             max_rate,
             egress: self.limits.egress.clone(),
+            steer: params::steer(&self.limits.steer, &name, &[]),
             ..params::engine(&self.limits.performance, max_streams, &self.limits.liveness)
         };
         let engine = Engine::new(Side::Server, params, random::seed(), clock::now());

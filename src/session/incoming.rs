@@ -61,6 +61,7 @@ impl Session {
             | Frame::Pong { .. }
             | Frame::Datagram(_)
             | Frame::Part(_)
+            | Frame::Withdraw { .. }
             | Frame::Stamp(_)
             | Frame::Report(_) => Ok(()),
         }

@@ -31,6 +31,10 @@ impl Default for Params {
 /// Between pings of a busy link: about one round trip, within these bounds. On a long path several are under way at once,
 /// so that silence shows within two of these times and not only after a round trip.
 const BUSY_PING: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(250));
+/// The same, and the least that makes silence suspicious, where there is another path: a pause that a call would hear is
+/// worth a move, which costs little.
+const BUSY_PING_HASTE: Duration = Duration::from_millis(50);
+const SUSPECT_MIN_HASTE: Duration = Duration::from_millis(120);
 /// Between pings of a suspect link: soon enough to notice its return, seldom enough to cost nothing.
 const SUSPECT_PING: Duration = Duration::from_millis(500);
 /// Measurements made during silences are collected this long before the least of them is believed.
@@ -78,6 +82,10 @@ pub struct Liveness {
     ping_due: bool,
     next_id: u64,
     suspect: Option<Instant>,
+    /// There is another path.
+    haste: bool,
+    /// The path is known to be gone: only an answer to this ping or to a later one shows that it is back.
+    proof: Option<u64>,
     /// Pings before this one may have waited out a silence; what they measured is not the round trip.
     trusted_from: u64,
     /// The shortest of such measurements, and since when they are collected.
@@ -103,6 +111,8 @@ impl Liveness {
             ping_due: true,
             next_id: 0,
             suspect: None,
+            haste: false,
+            proof: None,
             trusted_from: 0,
             doubtful: None,
             srtt: None,
@@ -117,6 +127,10 @@ impl Liveness {
         self.last_rx = now;
         // A ping that is due and not yet taken by the transport goes on waiting, or nobody would ever miss its answer.
         self.waiting = self.ping_due.then_some(now);
+        if self.proof.is_some() {
+            // It may have been under way, or have waited on this host.
+            return false;
+        }
         if self.unheard_at().is_some_and(|at| at <= now) {
             self.trusted_from = self.next_id;
             return false;
@@ -138,7 +152,17 @@ impl Liveness {
     }
 
     fn busy_interval(&self) -> Duration {
-        self.srtt.unwrap_or(RTT_INITIAL).clamp(BUSY_PING.0, BUSY_PING.1)
+        let least = if self.haste { BUSY_PING_HASTE } else { BUSY_PING.0 };
+        self.srtt.unwrap_or(RTT_INITIAL).clamp(least, BUSY_PING.1)
+    }
+
+    fn suspect_min(&self) -> Duration {
+        if self.haste { SUSPECT_MIN_HASTE.min(self.params.suspect_min) } else { self.params.suspect_min }
+    }
+
+    /// Whether there is another path, so that a short silence is reason enough to take it.
+    pub fn set_haste(&mut self, haste: bool) {
+        self.haste = haste;
     }
 
     /// The ping to send now, if one is due: id and clock (µs since the link came up).
@@ -187,11 +211,34 @@ impl Liveness {
         now.saturating_duration_since(self.epoch).as_micros() as u64
     }
 
-    /// A ping came back.
-    pub fn on_pong(&mut self, id: u64, echo_us: u64, now: Instant) {
+    /// The path of the link is known to be gone: it is suspect at once, whatever arrives, until a ping that is sent from
+    /// now on is answered. Returns whether it was not suspect before.
+    pub fn doubt(&mut self, now: Instant) -> bool {
+        self.proof = Some(self.next_id);
+        self.waiting.get_or_insert(now);
+        self.next_ping = self.next_ping.min(now + SUSPECT_PING);
+        let is_new = self.suspect.is_none();
+        self.suspect.get_or_insert(now);
+        is_new
+    }
+
+    /// The path may be back: asks at once.
+    pub fn probe(&mut self, now: Instant) {
+        self.next_ping = now;
+    }
+
+    /// A ping came back. Returns whether that shows that a path is back which was known to be gone ([`Self::doubt`]).
+    pub fn on_pong(&mut self, id: u64, echo_us: u64, now: Instant) -> bool {
         let now_us = self.clock_us(now);
         if id >= self.next_id || echo_us > now_us {
-            return;
+            return false;
+        }
+        let is_proof = self.proof.is_some_and(|proof| id >= proof);
+        if is_proof {
+            self.proof = None;
+            self.suspect = None;
+            self.next_ping = now;
+            self.trusted_from = id;
         }
         // Links keep order: what was asked before has been answered or never will be.
         while self.open.front().is_some_and(|(open, _)| *open <= id) {
@@ -201,7 +248,7 @@ impl Liveness {
         if id >= self.trusted_from || self.srtt.is_none() {
             self.doubtful = None;
             self.on_sample(rtt, now);
-            return;
+            return is_proof;
         }
         // After a silence all that waited arrives at once, and only the youngest ping tells the truth. If round trips
         // really have become that long, the minimum over some time says so too.
@@ -211,6 +258,7 @@ impl Liveness {
             self.doubtful = None;
             self.on_sample(least, now);
         }
+        is_proof
     }
 
     fn on_sample(&mut self, rtt: Duration, now: Instant) {
@@ -234,7 +282,7 @@ impl Liveness {
     fn suspect_after(&self) -> Duration {
         let rtt = self.srtt.unwrap_or(RTT_INITIAL);
         let doubt = (self.rttvar * 4).min(rtt.max(DOUBT_MIN));
-        (rtt + doubt).max(self.params.suspect_min).min(self.params.ping_timeout)
+        (rtt + doubt).max(self.suspect_min()).min(self.params.ping_timeout)
     }
 
     /// When the link becomes suspect if nothing arrives: the oldest open ping is overdue, and arrivals have stopped; or the
@@ -242,7 +290,7 @@ impl Liveness {
     fn suspect_at(&self) -> Option<Instant> {
         let asked = self.open.front().map(|(_, at)| *at).or(self.waiting)?;
         let held_back = (self.srtt.unwrap_or(RTT_INITIAL) * 2).min(HELD_BACK_MAX);
-        let quiet = self.params.suspect_min.max(self.busy_interval() * 2).max(held_back);
+        let quiet = self.suspect_min().max(self.busy_interval() * 2).max(held_back);
         let silent = (asked + self.suspect_after()).max(self.last_rx + quiet);
         Some(self.unheard_at().map_or(silent, |at| at.min(silent)))
     }
@@ -286,6 +334,11 @@ impl Liveness {
         }
     }
 
+    /// Whether the path is known to be gone, and nothing has shown that it is back.
+    pub fn is_doubted(&self) -> bool {
+        self.proof.is_some()
+    }
+
     /// Since when the link is suspect.
     pub fn suspect_since(&self) -> Option<Instant> {
         self.suspect
@@ -323,6 +376,43 @@ mod tests {
         live.on_rx(now);
         live.open.clear();
         (live, now)
+    }
+
+    #[test]
+    fn silence_is_suspicious_sooner_where_there_is_another_path() {
+        let silent_for = |haste| {
+            let (mut live, start) = settled(30 * MS);
+            live.set_haste(haste);
+            live.on_data_sent(start);
+            let mut now = start;
+            while live.handle_timeout(now) != Verdict::Suspect {
+                live.poll_ping(now);
+                now += MS;
+            }
+            now - start
+        };
+        let (alone, beside) = (silent_for(false), silent_for(true));
+        assert!(alone >= 250 * MS && beside >= 120 * MS && beside <= 180 * MS, "{alone:?} and {beside:?}");
+    }
+
+    #[test]
+    fn a_path_that_is_known_to_be_gone_is_back_when_a_fresh_ping_is_answered_and_not_before() {
+        let (mut live, now) = settled(50 * MS);
+        let (old, clock) = {
+            live.probe(now);
+            live.poll_ping(now).unwrap()
+        };
+        assert!(live.doubt(now + MS), "at once");
+        assert!(!live.doubt(now + MS), "and once");
+        assert!(!live.on_rx(now + 20 * MS), "it was under way");
+        assert!(!live.on_pong(old, clock, now + 20 * MS), "so was this answer");
+        assert!(live.suspect_since().is_some());
+        live.probe(now + 90 * MS);
+        let (fresh, clock) = live.poll_ping(now + 90 * MS).unwrap();
+        live.on_rx(now + 140 * MS);
+        assert!(live.on_pong(fresh, clock, now + 140 * MS));
+        assert_eq!(live.suspect_since(), None);
+        assert_eq!(live.handle_timeout(now + 140 * MS), Verdict::Fine);
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Session {
             given: 0,
             burst: 0,
             burst_at: None,
+            origin: None,
             home: None,
         };
         self.streams.insert(id, stream);

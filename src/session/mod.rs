@@ -24,6 +24,7 @@ mod stream;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ids::{LinkId, Side, StreamId};
@@ -196,10 +197,10 @@ const UNSENT_SHARE: std::ops::RangeInclusive<u64> = 4 * 1024..=256 * 1024;
 /// always from the second on, which is what one read takes: against many small reads.
 const ROOM_MIN: std::ops::RangeInclusive<u64> = 4 * 1024..=64 * 1024;
 
-/// A stream that sent this much without a pause carries bulk (a large web page does not).
-const BULK_AFTER: u64 = 512 * 1024;
+/// A flow that sent this much without a pause carries bulk (a large web page does not).
+pub const BULK_AFTER: u64 = 512 * 1024;
 /// What counts as a pause.
-const BULK_PAUSE: Duration = Duration::from_millis(500);
+pub const BULK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Room that is worth telling of, in a queue of `share` bytes that is not empty.
 fn room_min(share: u64) -> u64 {
@@ -427,6 +428,23 @@ impl Session {
     /// Whether the peer is known to have the stream, so that its data may take another way than its OPEN.
     pub fn is_known(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(Stream::is_known)
+    }
+
+    /// What a stream is connected to at the far end of the one who opened it.
+    pub fn target(&self, id: StreamId) -> Option<&Target> {
+        self.streams.get(&id).map(|stream| &stream.target)
+    }
+
+    /// The listener that accepted a stream, if that is here and is known.
+    pub fn origin(&self, id: StreamId) -> Option<&str> {
+        self.streams.get(&id)?.origin.as_deref()
+    }
+
+    /// Notes which listener accepted a stream.
+    pub fn set_origin(&mut self, id: StreamId, origin: Arc<str>) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.origin = Some(origin);
+        }
     }
 
     /// Class of a stream.

@@ -93,6 +93,8 @@ pub(crate) struct Stream {
     /// Bytes sent without a pause, and when the last of them were: tells bulk from sparse.
     pub(crate) burst: u64,
     pub(crate) burst_at: Option<std::time::Instant>,
+    /// The listener that accepted it, if that is here.
+    pub(crate) origin: Option<std::sync::Arc<str>>,
     /// Link this stream sends on; chosen above.
     pub(crate) home: Option<crate::ids::LinkId>,
 }

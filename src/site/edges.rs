@@ -167,6 +167,7 @@ impl Serving {
 
 fn start(bound: Bound, rule: Rule, slot: &SessionSlot, hub: &Rc<Hub>) -> anyhow::Result<Entry> {
     let Bound { listen, streams, udp } = bound;
+    let slot = &slot.for_listener(&listen.to_string());
     let (mut served, mut tasks) = (Vec::new(), Vec::new());
     match &rule {
         Rule::Forward(forward) => {

@@ -1,13 +1,15 @@
 //! From configuration to the bounds of a session.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
-use crate::config::{self, Liveness, Performance};
+use crate::config::{self, Liveness, Performance, Steer};
 use crate::engine;
 use crate::sched;
 use crate::session::{self, liveness};
+use crate::steer::Terms;
 use crate::transport::raw;
-use crate::wire::hello::Windows;
+use crate::wire::hello::{Preference, Windows};
 
 /// First credit of a stream, in bytes: at 300 ms enough for 7 Mbit/s at once, and the window doubles each round trip.
 const STREAM_WINDOW: u64 = 256 * 1024;
@@ -56,6 +58,17 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
         },
         ..engine::Params::default()
     }
+}
+
+/// How uplinks are chosen for what is sent to a peer. `uplinks` are those that are known from the configuration.
+pub fn steer(steer: &Steer, peer: &str, uplinks: &[String]) -> engine::SteerParams {
+    let machine = steer.params.clone();
+    engine::SteerParams { machine, wishes: steer.wishes(peer), uplinks: uplinks.to_vec() }
+}
+
+/// What a client says of an uplink, for whoever chooses.
+pub fn terms(preference: Preference) -> Terms {
+    Terms { price: Duration::from_millis(preference.price_ms.into()), metered: preference.metered }
 }
 
 /// How raw links are made. Without a number of packet workers there is one for each core.

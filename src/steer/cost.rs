@@ -38,7 +38,7 @@ impl Class {
 }
 
 /// Bytes a second assumed where nothing is known: between the slowest and the usual.
-const RATE_UNKNOWN: f64 = 10e6 / 8.0;
+pub(super) const RATE_UNKNOWN: f64 = 10e6 / 8.0;
 /// No uplink is thought slower, so that a cost stays finite.
 const RATE_LEAST: f64 = 8e3 / 8.0;
 /// A packet, for classes that send them one by one.

@@ -18,6 +18,18 @@ pub enum Health {
     Down,
 }
 
+impl Health {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Degraded => "degraded",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// When doubts count.
 #[derive(Clone, Debug)]
 pub struct Thresholds {

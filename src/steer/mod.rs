@@ -38,12 +38,17 @@ use usual::Usual;
 pub struct Uplink(pub u16);
 
 /// What the user says of one uplink.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Terms {
     /// A handicap: time that another uplink may be slower and still be chosen.
     pub price: Duration,
     /// Bulk goes elsewhere unless elsewhere is far slower.
     pub metered: bool,
+}
+
+impl Terms {
+    /// Nothing is said.
+    pub const NONE: Self = Self { price: Duration::ZERO, metered: false };
 }
 
 /// How decisions are made.
@@ -99,6 +104,21 @@ pub enum Reason {
     Rule,
 }
 
+impl Reason {
+    /// For people, as a part of a sentence.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::First => "it is the first",
+            Self::Down => "the old one is down",
+            Self::Suspect => "the old one is silent",
+            Self::Degraded => "the old one is degraded",
+            Self::Faster => "it delivers sooner",
+            Self::Pause => "it delivers sooner, and the flow paused",
+            Self::Rule => "a rule says so",
+        }
+    }
+}
+
 /// A class or a flow has another uplink.
 #[derive(Clone, Debug)]
 pub struct Move {
@@ -138,15 +158,33 @@ struct State {
 }
 
 impl State {
+    fn new(terms: Terms, params: &Params, now: Instant) -> Self {
+        Self {
+            terms,
+            judge: Judge::new(params.thresholds.clone()),
+            usual: Usual::new(now),
+            seen: Observation::default(),
+            evidence: Evidence::default(),
+            score: 0.0,
+            cost: [f64::INFINITY; 3],
+            flows: 0,
+        }
+    }
+
     fn is_up(&self) -> bool {
         self.judge.health() != Health::Down
     }
 
-    fn price(&mut self) {
+    /// `guess` stands for a rate that is not known.
+    fn price(&mut self, guess: f64) {
         for class in Class::ALL {
-            self.cost[class.index()] =
-                cost::predict(class, &self.seen, self.flows, self.terms.price, self.terms.metered);
+            self.cost[class.index()] = self.predict(class, self.flows, guess);
         }
+    }
+
+    fn predict(&self, class: Class, flows: usize, guess: f64) -> f64 {
+        let seen = Observation { rate: self.seen.rate.or(Some(guess)), ..self.seen };
+        cost::predict(class, &seen, flows, self.terms.price, self.terms.metered)
     }
 }
 
@@ -176,19 +214,7 @@ pub struct Steer {
 impl Steer {
     /// All uplinks are down at first.
     pub fn new(uplinks: impl IntoIterator<Item = Terms>, params: Params, now: Instant) -> Self {
-        let uplinks = uplinks
-            .into_iter()
-            .map(|terms| State {
-                terms,
-                judge: Judge::new(params.thresholds.clone()),
-                usual: Usual::new(now),
-                seen: Observation::default(),
-                evidence: Evidence::default(),
-                score: 0.0,
-                cost: [f64::INFINITY; 3],
-                flows: 0,
-            })
-            .collect();
+        let uplinks = uplinks.into_iter().map(|terms| State::new(terms, &params, now)).collect();
         let seat = || Seat { uplink: None, brake: Brake::new(params.hold_first, params.hold_longest), better: None };
         let seats = [seat(), seat()];
         let allowance = params.duplicate as f64;
@@ -196,12 +222,34 @@ impl Steer {
         Self { params, uplinks, seats, biggest: None, moves, log, allowance, filled: now }
     }
 
+    /// One more uplink, behind the last, or one in the place of another that is no more and where no bulk flow is at home.
+    /// It is down at first. Nothing happens with a number beyond that.
+    pub fn add_or_replace(&mut self, uplink: Uplink, terms: Terms, now: Instant) {
+        let state = State::new(terms, &self.params, now);
+        let index = usize::from(uplink.0);
+        if index == self.uplinks.len() {
+            self.uplinks.push(state);
+        } else if let Some(old) = self.uplinks.get_mut(index) {
+            *old = state;
+            self.review(now);
+        }
+    }
+
+    /// What the user says of an uplink from now on.
+    pub fn set_terms(&mut self, uplink: Uplink, terms: Terms) {
+        let guess = self.guess();
+        let Some(state) = self.uplinks.get_mut(usize::from(uplink.0)) else { return };
+        state.terms = terms;
+        state.price(guess);
+    }
+
     /// There is a link over this uplink, or none any more. A carrier that is gone is told here too, before any timeout.
     pub fn set_up(&mut self, uplink: Uplink, up: bool, now: Instant) {
+        let guess = self.guess();
         let Some(state) = self.uplinks.get_mut(usize::from(uplink.0)) else { return };
         if up {
             state.judge.up(now);
-            state.price();
+            state.price(guess);
         } else {
             state.judge.down();
         }
@@ -210,6 +258,7 @@ impl Steer {
 
     /// What an uplink is like now: at least every 100 ms while it carries traffic.
     pub fn observe(&mut self, uplink: Uplink, seen: &Observation, now: Instant) {
+        let guess = self.guess();
         let Some(state) = self.uplinks.get_mut(usize::from(uplink.0)) else { return };
         if let Some(rate) = seen.rate {
             state.usual.add(rate, now);
@@ -219,23 +268,25 @@ impl Steer {
         state.score = state.evidence.score();
         let stalled = !seen.patience.is_zero() && seen.silence >= seen.patience;
         state.judge.sample(state.score, stalled, now);
-        state.price();
+        state.price(guess);
         self.review(now);
     }
 
     /// A bulk flow has its home there from now on.
     pub fn flow_began(&mut self, uplink: Uplink) {
+        let guess = self.guess();
         if let Some(state) = self.uplinks.get_mut(usize::from(uplink.0)) {
             state.flows += 1;
-            state.price();
+            state.price(guess);
         }
     }
 
     /// A bulk flow is over or has moved away.
     pub fn flow_ended(&mut self, uplink: Uplink) {
+        let guess = self.guess();
         if let Some(state) = self.uplinks.get_mut(usize::from(uplink.0)) {
             state.flows = state.flows.saturating_sub(1);
-            state.price();
+            state.price(guess);
         }
     }
 
@@ -288,6 +339,16 @@ impl Steer {
         Duration::try_from_secs_f64(state.cost[class.index()]).ok()
     }
 
+    /// Where a class of small traffic is. `None`: nowhere, or it is bulk, of which each flow has its own.
+    pub fn seat(&self, class: Class) -> Option<Uplink> {
+        self.seats.get(class.index())?.uplink
+    }
+
+    /// Bulk flows at home on an uplink.
+    pub fn flows(&self, uplink: Uplink) -> usize {
+        self.uplinks.get(usize::from(uplink.0)).map_or(0, |state| state.flows)
+    }
+
     /// How long a class stays where it is, if nothing forces it.
     pub fn hold(&self, class: Class, now: Instant) -> Duration {
         self.seats.get(class.index()).map_or(Duration::ZERO, |seat| seat.brake.hold(now))
@@ -301,6 +362,12 @@ impl Steer {
     /// The last moves, oldest first.
     pub fn log(&self) -> impl Iterator<Item = &Move> {
         self.log.iter()
+    }
+
+    /// What is taken for the rate of an uplink of which nothing is known: that of the best other one. So it is tried, and
+    /// then it is known.
+    fn guess(&self) -> f64 {
+        self.uplinks.iter().filter_map(|state| state.seen.rate).fold(cost::RATE_UNKNOWN, f64::max)
     }
 
     fn first_up(&self) -> Option<Uplink> {

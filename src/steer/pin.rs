@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::rule::Verdict;
-use super::{Class, Health, Reason, Steer, Uplink, cost};
+use super::{Class, Health, Reason, Steer, Uplink};
 
 /// What a flow knows of its own place. Sixty-four bytes or less, one for each bulk flow.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Steer {
         let state = self.uplinks.get(usize::from(pin.uplink.0))?;
         // Its own share is in the count already.
         let rivals = state.flows.saturating_sub(1);
-        let cost = cost::predict(Class::Bulk, &state.seen, rivals, state.terms.price, state.terms.metered);
+        let cost = state.predict(Class::Bulk, rivals, self.guess());
         if cost - other.2 <= self.params.margin.as_secs_f64().max(cost / 4.0) {
             pin.better = None;
             return None;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::rule::{Action, Mask, Rule, Traits, Verdict, judge};
+use super::rule::{About, Action, Mask, Rule, Traits, Verb, Verdict, Wish, judge};
 use super::{Class, Evidence, Health, Observation, Params, Pin, Reason, Steer, Terms, Uplink};
 
 const MS: Duration = Duration::from_millis(1);
@@ -238,18 +238,18 @@ fn what_is_sent_twice_is_small_uneasy_and_within_its_allowance() {
 
 #[test]
 fn rules_prefer_confine_and_avoid() {
-    let rule = |action| Rule { dscp: vec![], ports: vec![22..=22], listeners: vec![], action };
-    let rules = |action| judge(&[rule(action)], &Traits { port: Some(22), ..Traits::default() });
+    let rule = |action| Rule { about: About { ports: vec![22..=22], ..About::default() }, action };
+    let rules = |action| judge(&[rule(action)], &Traits { ports: [Some(22), None], ..Traits::default() });
     let b = Mask::NONE.with(B);
     let mut world = World::new(&[well(60.0, 30), well(20.0, 60)]);
     let (prefer, only, avoid) = (rules(Action::Prefer(b)), rules(Action::Only(b)), rules(Action::Avoid(b)));
     assert_eq!(world.steer.choose(Class::Sparse, &prefer), Some(B));
     assert_eq!(world.steer.choose(Class::Sparse, &only), Some(B));
     assert_eq!(world.steer.choose(Class::Sparse, &avoid), Some(A));
-    assert_eq!(judge(&[rule(Action::Only(b))], &Traits { port: Some(23), ..Traits::default() }), NO_RULES);
-    let dscp =
-        Rule { dscp: vec![46], ports: vec![], listeners: vec!["127.0.0.1:53".into()], action: Action::Duplicate };
-    let voice = Traits { dscp: Some(46), listener: Some("127.0.0.1:53"), port: None };
+    assert_eq!(judge(&[rule(Action::Only(b))], &Traits { ports: [Some(23), None], ..Traits::default() }), NO_RULES);
+    let about = About { dscp: vec![46], listeners: vec!["127.0.0.1:53".into()], ..About::default() };
+    let dscp = Rule { about, action: Action::Duplicate };
+    let voice = Traits { dscp: Some(46), listener: Some("127.0.0.1:53"), ..Traits::default() };
     assert!(judge(std::slice::from_ref(&dscp), &voice).duplicate);
     assert!(!judge(&[dscp], &Traits { listener: None, ..voice }).duplicate, "all that is said must hold");
     world.steer.set_up(B, false, world.now);
@@ -262,6 +262,61 @@ fn rules_prefer_confine_and_avoid() {
     world.steer.set_up(A, true, world.now);
     let only_a = Verdict { only: Mask::NONE.with(A), ..NO_RULES };
     assert_eq!(world.steer.consider(&mut pin, &only_a, Duration::ZERO, world.now), Some(Reason::Rule));
+}
+
+#[test]
+fn a_rule_fits_either_end_of_a_packet_and_names_that_nobody_has_yet_forbid_or_wish_nothing() {
+    let net = crate::units::IpNet { addr: "10.0.0.0".parse().unwrap(), prefix: 8 };
+    let about = About { prefixes: vec![net], ports: vec![5000..=5100], ..About::default() };
+    let wish = |verb| Wish { about: about.clone(), verb, uplinks: vec!["lte".into(), "sat".into()] };
+    let known = |name: &str| (name == "sat").then_some(B);
+    let end = |text: &str| Some(text.parse().unwrap());
+    let there = Traits {
+        ports: [Some(5001), Some(40_000)],
+        addresses: [end("10.1.2.3"), end("192.0.2.1")],
+        ..Traits::default()
+    };
+    let back = Traits { ports: [Some(40_000), Some(5100)], addresses: [end("192.0.2.1"), end("10.1.2.3")], ..there };
+    for traits in [there, back] {
+        assert_eq!(judge(&[wish(Verb::Prefer).rule(known)], &traits).prefer, Mask::NONE.with(B));
+    }
+    let elsewhere = Traits { addresses: [end("11.1.2.3"), None], ..there };
+    assert_eq!(judge(&[wish(Verb::Prefer).rule(known)], &elsewhere), NO_RULES);
+    let world = World::new(&[well(60.0, 30), well(20.0, 60)]);
+    let unknown = |verb| judge(&[wish(verb).rule(|_| None)], &there);
+    assert_eq!(world.steer.choose(Class::Sparse, &unknown(Verb::Only)), None, "those or none");
+    assert_eq!(world.steer.choose(Class::Sparse, &unknown(Verb::Prefer)), Some(A));
+    assert_eq!(world.steer.choose(Class::Sparse, &unknown(Verb::Avoid)), Some(A));
+}
+
+#[test]
+fn uplinks_may_join_and_take_the_place_of_one_that_is_no_more() {
+    let now = Instant::now();
+    let mut steer = Steer::new([], Params::default(), now);
+    steer.add_or_replace(A, Terms::default(), now);
+    steer.add_or_replace(B, Terms::default(), now);
+    steer.set_up(A, true, now);
+    steer.set_up(B, true, now);
+    assert_eq!(steer.seat(Class::Sparse), Some(A));
+    steer.add_or_replace(A, Terms::default(), now);
+    assert_eq!((steer.health(A), steer.seat(Class::Sparse)), (Health::Down, Some(B)), "nothing is left of what it was");
+    steer.set_up(A, true, now);
+    assert_eq!(steer.health(A), Health::Good, "another one: nothing is held against it");
+}
+
+#[test]
+fn an_uplink_of_which_nothing_is_known_is_tried() {
+    let mut world = World::new(&[well(60.0, 30), Observation { rate: None, ..well(0.0, 60) }]);
+    let mut placed = Vec::new();
+    for _ in 0..2 {
+        let uplink = world.steer.choose(Class::Bulk, &NO_RULES).unwrap();
+        world.steer.flow_began(uplink);
+        placed.push(uplink);
+    }
+    assert_eq!(placed, [A, B]);
+    world.seen[1] = well(5.0, 60);
+    world.run(MS * 20);
+    assert_eq!(world.steer.choose(Class::Bulk, &NO_RULES), Some(A), "and then it is known");
 }
 
 #[test]

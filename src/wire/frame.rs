@@ -88,6 +88,8 @@ pub enum Frame {
     Gone { stream: StreamId },
     /// Going away soon: place nothing new on this link, or (`session`) open no more streams at all.
     Drain { session: bool },
+    /// The sender has lost its way over this uplink: nothing is to be placed on its links until a ping on them is answered.
+    Withdraw { uplink: String },
     /// The session ends.
     Close { code: Code, reason: String },
     /// Something that may be lost, overtaken or come twice.
@@ -158,6 +160,7 @@ const RESUME: u64 = 0x0d;
 const GONE: u64 = 0x0e;
 const DRAIN: u64 = 0x0f;
 const CLOSE: u64 = 0x10;
+const WITHDRAW: u64 = 0x11;
 const STAMP: u64 = 0x30;
 const REPORT: u64 = 0x31;
 
@@ -330,6 +333,7 @@ fn parse(kind: u64, mut body: Bytes) -> Result<Option<Frame>, FrameError> {
         GONE => Frame::Gone { stream: stream(&mut rest, kind)? },
         DRAIN => Frame::Drain { session: number(&mut rest, kind)? & 1 == 1 },
         CLOSE => Frame::Close { code: Code::from_wire(number(&mut rest, kind)?), reason: sentence(&mut rest, kind)? },
+        WITHDRAW => Frame::Withdraw { uplink: sentence(&mut rest, kind)? },
         parts::PART => Frame::Part(Part::parse(body).ok_or(bad)?),
         kind if datagram::is_kind(kind) => Frame::Datagram(Datagram::parse(kind, body).ok_or(bad)?),
         STAMP => Frame::Stamp(Stamp::take(&mut rest).ok_or(bad)?),
@@ -431,6 +435,7 @@ pub fn put(out: &mut Vec<u8>, frame: &Frame) {
             varint::put(body, code.to_wire());
             put_sentence(body, reason);
         }),
+        Frame::Withdraw { uplink } => with_body(out, WITHDRAW, |body| put_sentence(body, uplink)),
         Frame::Datagram(datagram) => {
             datagram.put_head(out);
             out.extend_from_slice(&datagram.payload());
@@ -501,6 +506,7 @@ mod tests {
             Frame::Gone { stream: s },
             Frame::Drain { session: true },
             Frame::Close { code: Code::GoingAway, reason: "restart".into() },
+            Frame::Withdraw { uplink: "fiber".into() },
             Frame::Datagram(Datagram::Known { flow: FlowId(70), bytes: Bytes::from_static(b"hello") }),
             Frame::Datagram(Datagram::Known { flow: FlowId(4), bytes: Bytes::from(vec![9; 65_507]) }),
             Frame::Datagram(Datagram::Named {

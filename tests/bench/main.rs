@@ -12,6 +12,7 @@ mod far;
 mod near;
 mod netns;
 mod packets;
+mod paths;
 mod plan;
 mod proc;
 mod process;
@@ -110,6 +111,8 @@ enum Action {
     },
     /// Requests a second from wrk to nginx, direct and through forwards. Needs both programs.
     Web(web::Options),
+    /// What it costs to choose among uplinks.
+    PathSelection,
     /// Thousands of connections opened at once over a long path.
     Storm(storm::Options),
     /// New flows to a target that is far from the server, with `exit_pool` and without. Needs root.
@@ -144,6 +147,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             println!("{:.3} Gbit/s", got.gbits);
             Ok(true)
         }
+        Some(Action::PathSelection) => Ok(paths::run()),
         Some(Action::Udp(options)) => {
             raise_files_limit()?;
             far::runtime()?.block_on(udp::run(options))

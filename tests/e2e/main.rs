@@ -21,5 +21,6 @@ mod transparent;
 mod transports;
 mod udp;
 mod unix;
+mod uplinks;
 mod v6;
 mod ways_out;

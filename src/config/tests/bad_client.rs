@@ -99,7 +99,8 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     assert_said(
         &[
             ("[livenes]\n", "client.toml:9: livenes: unknown key; did you mean `liveness`?"),
-            ("metered = true\n", "client.toml:9: uplink.metered: unknown key; known here: name, interface, source, gateway_mac, via, via_password_file, connect, links, max_up, max_down"),
+            ("colour = true\n", "client.toml:9: uplink.colour: unknown key; known here: name, interface, source, gateway_mac, via, via_password_file, connect, links, max_up, max_down, metered, price"),
+            ("metered = true\n", "client.toml:9: uplink.metered: has no effect without a second [[uplink]]; remove it"),
             ("conect = []\n", "client.toml:9: uplink.conect: unknown key; did you mean `connect`?"),
             ("[liveness]\nping_intervall = \"1s\"\nping_timeuot = \"1s\"\n",
              "client.toml:10: liveness.ping_intervall: unknown key; did you mean `ping_interval`?\n\
@@ -109,7 +110,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
             ("[performance]\nworkers = 4\n",
              "client.toml:10: performance.workers: unknown key; a client has one session on one thread; it belongs in a server's file"),
             ("[vpn]\nname = \"gw0\"\n",
-             "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, transparent, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, raw, exit, exit_pool, breaker, daemon"),
+             "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, transparent, steer, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, raw, exit, exit_pool, breaker, daemon"),
             ("[site.extra]\n", "client.toml:9: site.extra: unknown key; known here: name, private_key_file, private_key_env, state_dir"),
         ]
         .map(|(addition, said)| (with(addition), said))

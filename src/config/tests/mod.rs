@@ -4,6 +4,7 @@ mod bad_client;
 mod bad_server;
 mod drift;
 mod good;
+mod steer;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

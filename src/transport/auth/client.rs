@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::{Admitted, Agreed, AuthError, LinkError, Messages, Raw, TIMEOUT, has_aes, local, padding, random};
 use crate::ids::SessionId;
 use crate::units::Bitrate;
-use crate::wire::hello::{self, Exporter, Hello, SealWish, VERSIONS, Windows, policy};
+use crate::wire::hello::{self, Exporter, Hello, Preference, SealWish, VERSIONS, Windows, policy};
 use crate::wire::noise::{
     CONFIRM_OVERHEAD, Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey,
 };
@@ -42,6 +42,8 @@ pub struct Ask {
     pub limit: Option<Bitrate>,
     /// How both sides are to find their rates over this uplink, if by stamps and reports.
     pub rate: Option<Terms>,
+    /// How much this site likes the uplink.
+    pub preference: Preference,
     /// Time for the whole exchange.
     pub timeout: Duration,
 }
@@ -56,6 +58,7 @@ impl Ask {
             windows,
             limit: None,
             rate: None,
+            preference: Preference::default(),
             timeout: TIMEOUT,
         }
     }
@@ -103,6 +106,7 @@ async fn exchange(
         windows: ask.windows,
         limit: ask.limit,
         rate: ask.rate,
+        preference: ask.preference,
     };
     let padding_len = padding(FIRST_OVERHEAD + hello.encode(0).len())?;
     let ephemeral = Ephemeral::from_random_bytes(random()?);
@@ -139,6 +143,7 @@ async fn exchange(
         version: welcome.version,
         windows: welcome.windows,
         limit: None,
+        preference: ask.preference,
         rate: ask.rate.filter(|_| welcome.rate),
         rtt,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),

@@ -22,7 +22,7 @@ pub use server::{Admission, KnownPeer, Offer, ServerIdentity, respond};
 use super::{LinkError, LinkInfo, LinkRx, LinkTx, Raw, TransportKind};
 use crate::ids::SessionId;
 use crate::units::Bitrate;
-use crate::wire::hello::{HelloError, Refusal, Transport, Windows, policy};
+use crate::wire::hello::{HelloError, Preference, Refusal, Transport, Windows, policy};
 use crate::wire::noise::{NoiseError, PublicKey};
 use crate::wire::rate::Terms;
 use crate::wire::seal::{Cipher, SealPair};
@@ -56,6 +56,8 @@ pub struct Admitted {
     pub windows: Windows,
     /// What the other side wants to be sent at most over this uplink.
     pub limit: Option<Bitrate>,
+    /// How much the client likes the uplink.
+    pub preference: Preference,
     /// How both sides find their rates over the uplink, if they agreed to.
     pub rate: Option<Terms>,
     /// The round trip between the two sites, with what the other one took to answer.
@@ -225,6 +227,7 @@ struct Agreed {
     version: u32,
     windows: Windows,
     limit: Option<Bitrate>,
+    preference: Preference,
     rate: Option<Terms>,
     rtt: Duration,
     seal: Option<SealPair>,
@@ -246,6 +249,7 @@ impl Agreed {
             sealed,
             windows: self.windows,
             limit: self.limit,
+            preference: self.preference,
             rate: self.rate,
             rtt: self.rtt,
             tx,

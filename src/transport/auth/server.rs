@@ -169,6 +169,7 @@ async fn exchange(
         version: welcome.version,
         windows: hello.windows,
         limit: hello.limit,
+        preference: hello.preference,
         rate: hello.rate,
         rtt,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),

@@ -89,6 +89,18 @@ impl fmt::Debug for Exporter {
     }
 }
 
+/// What the client's user says of an uplink where uplinks are chosen; both sides choose for what they send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Preference {
+    /// Bytes over it cost money: bulk goes elsewhere unless elsewhere is far slower.
+    pub metered: bool,
+    /// So many milliseconds may another uplink be slower and still be chosen, at most [`PRICE_MAX`].
+    pub price_ms: u32,
+}
+
+/// The highest price of an uplink, in milliseconds.
+pub const PRICE_MAX: u32 = 60_000;
+
 /// The client's part of the first message.
 #[derive(Clone, Debug)]
 pub struct Hello {
@@ -114,6 +126,8 @@ pub struct Hello {
     pub limit: Option<Bitrate>,
     /// Both sides are to find their rates over this uplink by stamps and reports.
     pub rate: Option<Terms>,
+    /// How much the client likes this uplink.
+    pub preference: Preference,
 }
 
 /// The server's part of the second message when it accepts.
@@ -150,6 +164,9 @@ pub enum HelloError {
 const EXTENSION_LIMIT: u64 = 2;
 /// Extension of HELLO: [`Terms`]; of WELCOME, without a value: they are agreed to.
 const EXTENSION_RATE: u64 = 3;
+/// Extension of HELLO: [`Preference`], flags and price.
+const EXTENSION_PREFERENCE: u64 = 4;
+const FLAG_METERED: u64 = 0x01;
 const FLAG_SEAL_ALWAYS: u64 = 0x01;
 const FLAG_AES: u64 = 0x02;
 const FLAG_EXPORTER: u64 = 0x04;
@@ -188,6 +205,13 @@ impl Hello {
         if let Some(terms) = &self.rate {
             put_extension(&mut out, EXTENSION_RATE, |value| terms.put(value));
         }
+        let Preference { metered, price_ms } = self.preference;
+        if self.preference != Preference::default() {
+            put_extension(&mut out, EXTENSION_PREFERENCE, |value| {
+                varint::put(value, if metered { FLAG_METERED } else { 0 });
+                varint::put(value, price_ms.into());
+            });
+        }
         out.resize(out.len() + padding, 0);
         out
     }
@@ -217,7 +241,7 @@ impl Hello {
         let windows = take_windows(input)?;
         let site = take_text(input, NAME_MAX, "site name")?;
         let uplink = take_text(input, NAME_MAX, "uplink name")?;
-        let (mut limit, mut rate) = (None, None);
+        let (mut limit, mut rate, mut preference) = (None, None, Preference::default());
         take_extensions(input, |kind, mut value| {
             match kind {
                 EXTENSION_LIMIT => {
@@ -225,6 +249,13 @@ impl Hello {
                 }
                 EXTENSION_RATE => {
                     rate = Some(Terms::take(&mut value).ok_or(HelloError::Malformed("terms of rate control"))?);
+                }
+                EXTENSION_PREFERENCE => {
+                    let flags = take_number(&mut value, "preference")?;
+                    let price = take_number(&mut value, "preference")?;
+                    let price_ms = u32::try_from(price).ok().filter(|ms| *ms <= PRICE_MAX);
+                    let price_ms = price_ms.ok_or(HelloError::Malformed("price of an uplink"))?;
+                    preference = Preference { metered: flags & FLAG_METERED != 0, price_ms };
                 }
                 _ => {}
             }
@@ -242,6 +273,7 @@ impl Hello {
             windows,
             limit,
             rate,
+            preference,
         })
     }
 }

@@ -52,6 +52,20 @@ fn a_limit_survives_the_wire_and_none_or_nonsense_is_told_apart() {
 }
 
 #[test]
+fn a_preference_survives_the_wire_and_an_absurd_price_does_not() {
+    let read = |preference| Hello::decode(&Hello { preference, ..hello() }.encode(5)).map(|hello| hello.preference);
+    for (metered, price_ms) in [(false, 0), (true, 0), (false, 250), (true, PRICE_MAX)] {
+        let preference = Preference { metered, price_ms };
+        assert_eq!(read(preference), Ok(preference));
+    }
+    let absurd = read(Preference { metered: true, price_ms: PRICE_MAX + 1 });
+    assert_eq!(absurd, Err(HelloError::Malformed("price of an uplink")));
+    let mut cut = hello().encode(0);
+    cut.extend_from_slice(&[EXTENSION_PREFERENCE as u8, 1, 1]);
+    assert_eq!(Hello::decode(&cut).unwrap_err(), HelloError::Truncated("preference"));
+}
+
+#[test]
 fn terms_of_rate_control_survive_the_wire_and_those_nobody_can_keep_to_do_not() {
     let rate = |kbit: u64| Bitrate::from_bps(kbit * 1_000);
     let good = Terms { profile: 2, min: rate(512), max: rate(10_000_000), initial: rate(10_000) };
@@ -196,6 +210,7 @@ fn hello() -> Hello {
         windows: Windows { stream: 256 << 10, session: 64 << 20 },
         limit: None,
         rate: None,
+        preference: Preference::default(),
     }
 }
 

@@ -160,6 +160,13 @@ impl Header {
         mix(ends ^ u64::from(detail), u64::from(self.protocol) ^ 0x8bb8_4b93_962e_acc9) >> 2
     }
 
+    /// Ports of source and destination, where there are any.
+    pub fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
+        let rest = bytes.get(usize::from(self.start)..)?.first_chunk::<4>()?;
+        let has_ports = matches!(self.protocol, TCP | UDP) && !self.fragment;
+        has_ports.then(|| (u16::from_be_bytes([rest[0], rest[1]]), u16::from_be_bytes([rest[2], rest[3]])))
+    }
+
     /// The acknowledgement number of a TCP segment that says nothing else: no payload, no flag but ACK, no option but a
     /// timestamp. A later one of its flow says all that it says.
     pub fn pure_ack(&self, bytes: &[u8]) -> Option<u32> {

@@ -49,8 +49,8 @@ fn survives_a_round_trip(frame: &Frame) {
     // A reason may hold what is not UTF-8 and is then replaced by longer characters, so it may be cut on the way out.
     match (frame, second) {
         (
-            Frame::Reset { reason: a, .. } | Frame::Close { reason: a, .. },
-            Ok(Some(Frame::Reset { reason: b, .. } | Frame::Close { reason: b, .. })),
+            Frame::Reset { reason: a, .. } | Frame::Close { reason: a, .. } | Frame::Withdraw { uplink: a },
+            Ok(Some(Frame::Reset { reason: b, .. } | Frame::Close { reason: b, .. } | Frame::Withdraw { uplink: b })),
         ) => {
             assert!(a.starts_with(&b), "{a:?} became {b:?}");
         }

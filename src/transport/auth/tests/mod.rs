@@ -11,7 +11,7 @@ use pipe::Pipe;
 use super::client::dial;
 use super::server::serve;
 use super::*;
-use crate::wire::hello::{self, Exporter, Hello, RefusalCode, SealWish, VERSIONS, Versions};
+use crate::wire::hello::{self, Exporter, Hello, Preference, RefusalCode, SealWish, VERSIONS, Versions};
 use crate::wire::noise::{Ephemeral, Initiator, MESSAGE_MAX, PrivateKey, Psk};
 use crate::wire::varint;
 
@@ -537,6 +537,7 @@ fn hello() -> Hello {
         windows: windows(1),
         limit: None,
         rate: None,
+        preference: Preference::default(),
     }
 }
 
