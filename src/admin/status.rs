@@ -13,6 +13,7 @@ use crate::engine::{DatagramTotals, LinkSnapshot, RateSnapshot, Snapshot, Uplink
 use crate::ids::{LinkId, SessionId};
 use crate::rate::Decision;
 use crate::runtime::shell::LinkMeta;
+use crate::transport::quic::DirectState;
 use crate::units::Bitrate;
 
 /// A whole site.
@@ -257,6 +258,27 @@ pub struct SessionTotals {
     pub link_losses: u64,
 }
 
+/// Datagrams beside a QUIC connection.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DirectStatus {
+    /// Whether datagrams leave this way; else in QUIC: their rate is open, or the other side does not get them.
+    pub in_use: bool,
+    /// Sent.
+    pub sent: u64,
+    /// Received.
+    pub received: u64,
+    /// Received and dropped, by reason: `forged`, `replayed`, `full`.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl DirectStatus {
+    fn new(state: &DirectState) -> Self {
+        let drops = state.dropped().map(|(why, count)| (why.to_owned(), count)).into();
+        Self { in_use: state.is_in_use(), sent: state.sent(), received: state.received(), drops }
+    }
+}
+
 /// One link.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -267,6 +289,8 @@ pub struct LinkStatus {
     pub transport: String,
     /// How its packets reach the wire, for `raw`: `af_packet` or `pcap`.
     pub backend: Option<String>,
+    /// Datagrams beside the connection, where both sites can.
+    pub direct: Option<DirectStatus>,
     /// Uplink of the client.
     pub uplink: String,
     /// Address of the other end of the outer connection.
@@ -601,6 +625,7 @@ impl LinkStatus {
             id: link.id.0,
             transport: told(|meta| meta.info.transport.to_string()),
             backend: meta.and_then(|meta| meta.info.backend).map(str::to_owned),
+            direct: meta.and_then(|meta| meta.info.direct.as_deref()).map(DirectStatus::new),
             uplink: told(|meta| meta.uplink.clone()),
             remote: told(|meta| meta.info.remote.to_string()),
             local: told(|meta| meta.info.local.to_string()),
@@ -639,7 +664,7 @@ mod tests {
     fn meta() -> LinkMeta {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
-        let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet") };
+        let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet"), direct: None };
         LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None, rate: None, rtt: None }
     }
 

@@ -6,7 +6,7 @@ use crate::config::{self, Liveness, Performance};
 use crate::engine;
 use crate::sched;
 use crate::session::{self, liveness};
-use crate::transport::raw;
+use crate::transport::{quic, raw};
 use crate::wire::hello::Windows;
 
 /// First credit of a stream, in bytes: at 300 ms enough for 7 Mbit/s at once, and the window doubles each round trip.
@@ -55,6 +55,15 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
             ..sched::datagrams::Params::default()
         },
         ..engine::Params::default()
+    }
+}
+
+/// How QUIC links are made: with packet mode, datagrams may travel beside them.
+pub fn quic(tun: Option<&config::Tun>) -> quic::Params {
+    quic::Params {
+        direct: tun.is_some_and(|tun| tun.direct),
+        direct_rate: tun.and_then(|tun| tun.direct_rate),
+        ..quic::Params::default()
     }
 }
 

@@ -11,6 +11,8 @@ mod far;
 mod near;
 mod netns;
 mod packets;
+mod packets_far;
+mod packets_soak;
 mod plan;
 mod proc;
 mod process;
@@ -104,6 +106,8 @@ enum Action {
         #[arg(long)]
         plain: bool,
     },
+    /// TCP inside packet mode beside the same on the bare path, over an emulated long and lossy link. Needs root.
+    PacketsFar(packets_far::Options),
     /// Requests a second from wrk to nginx, direct and through forwards. Needs both programs.
     Web(web::Options),
     /// Thousands of connections opened at once over a long path.
@@ -149,6 +153,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             far::runtime()?.block_on(storm::run(options))
         }
         Some(Action::Packets(options)) => packets::run(options),
+        Some(Action::PacketsFar(options)) => packets_far::run(options),
         Some(Action::Raw(options)) => raw::run(options),
         Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),
         Some(Action::Soak(options)) => {

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::reader::outgoing;
 use super::way::Way;
 use super::{Inbox, PeerCounters, Plane, Reason};
@@ -14,6 +16,9 @@ use crate::runtime::stream::SessionRef;
 use crate::tun::{Device, Written};
 use crate::wire::packet::Packet;
 use crate::wire::packet::join::{Joiner, Unit};
+
+/// Packets up to this length get memory of their own when they go to another peer.
+const COPY_MAX: usize = 2048;
 
 /// Takes the packets of one peer.
 #[derive(Debug)]
@@ -73,7 +78,11 @@ impl PacketSink for Port {
                     joiner.drain(|unit| self.write(unit));
                     self.write(&Unit::single(packet, &header));
                 }
-                Way::Peer(peer, packet, header) => {
+                Way::Peer(peer, mut packet, header) => {
+                    if packet.bytes.len() <= COPY_MAX {
+                        // It may wait there, and is a small part of the memory that it came in.
+                        packet.bytes = Bytes::copy_from_slice(&packet.bytes);
+                    }
                     others.entry(peer).or_default().push(outgoing(packet, &header, self.plane.seed));
                 }
                 Way::Back(why, answer) => {

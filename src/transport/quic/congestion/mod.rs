@@ -76,6 +76,11 @@ impl Rate {
         self.given_window.store(pace.and_then(|pace| pace.window).unwrap_or(0), Relaxed);
     }
 
+    /// Whether the scheduler paces this connection.
+    pub fn is_given(&self) -> bool {
+        self.given.load(Relaxed) > 0
+    }
+
     /// The window that never holds up what the scheduler lets pass: the path's content at the given rate, what
     /// acknowledgements may be late (a delayed one by 25 ms, RFC 9000 §18.2, and a timer at each end), and a little for
     /// the start. A queue of more than that is not of our making, or means that the rate is wrong.
