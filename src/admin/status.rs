@@ -185,10 +185,10 @@ pub struct UplinkStatus {
 pub struct RateStatus {
     /// `GREEN`, `YELLOW`, `SOFT_RED` or `RED`.
     pub level: String,
-    /// `start`, `cruise`, `probe`, `drain`, `loss-test`, `compete`, `stall` or `idle`.
+    /// `start`, `cruise`, `probe`, `drain`, `loss-test`, `compete`, `stall`, `idle` or `near`.
     pub state: String,
-    /// What is sent at most.
-    pub rate_bps: u64,
+    /// What is sent at most; none while the links' own congestion control decides (`near`).
+    pub rate_bps: Option<u64>,
     /// What the path is believed to carry.
     pub capacity_bps: u64,
     /// Bytes that may be under way.
@@ -558,7 +558,7 @@ impl RateStatus {
         Self {
             level: now.level.name().to_owned(),
             state: now.state.name().to_owned(),
-            rate_bps: bits(now.rate),
+            rate_bps: (now.rate != u64::MAX).then(|| bits(now.rate)),
             capacity_bps: bits(now.capacity),
             bytes_window: now.window,
             bytes_in_flight: now.in_flight,

@@ -101,7 +101,20 @@ impl Backend {
                 socket.send(out.interface, out.head, out.layout, out.payload, out.partial, out.segment)
             }),
             #[cfg(feature = "pcap")]
-            Self::Pcap(capture) => capture.send(out),
+            Self::Pcap(capture) => {
+                let mut train = capture.train();
+                train.push(out.head, out.payload);
+                capture.send(train, out.flow)
+            }
+        }
+    }
+
+    /// Where frames leave in trains: who takes them.
+    #[cfg(feature = "pcap")]
+    pub(super) fn trains(&self) -> Option<&Capture> {
+        match self {
+            Self::Packet(_) => None,
+            Self::Pcap(capture) => Some(capture),
         }
     }
 
