@@ -192,7 +192,7 @@ pub struct RateStatus {
     /// What the path is believed to carry.
     pub capacity_bps: u64,
     /// Bytes that may be under way.
-    pub bytes_window: u64,
+    pub bytes_window: Option<u64>,
     /// Bytes that are.
     pub bytes_in_flight: u64,
     /// Delay of the queue in the path, milliseconds.
@@ -560,7 +560,7 @@ impl RateStatus {
             state: now.state.name().to_owned(),
             rate_bps: (now.rate != u64::MAX).then(|| bits(now.rate)),
             capacity_bps: bits(now.capacity),
-            bytes_window: now.window,
+            bytes_window: (now.window != u64::MAX).then_some(now.window),
             bytes_in_flight: now.in_flight,
             queue_ms: millis(now.queue),
             noise_ms: millis(now.noise),

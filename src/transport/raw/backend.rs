@@ -12,6 +12,7 @@ use super::capture::Capture;
 use super::packet::{Frame, PacketSocket};
 use super::path::Interface;
 use crate::segment::codec::Layout;
+use crate::segment::drops::Drop as Reason;
 
 /// Which way is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -130,11 +131,11 @@ impl Backend {
 
     /// Frames that had arrived and were dropped before they could be received, since this was asked last; as far as the
     /// kernel is not the one who knows.
-    pub(super) fn take_overflow(&self) -> u64 {
+    pub(super) fn take_dropped(&self) -> impl IntoIterator<Item = (Reason, u64)> + use<> {
         match self {
-            Self::Packet(_) => 0,
+            Self::Packet(_) => [(Reason::Queue, 0), (Reason::Merged, 0)],
             #[cfg(feature = "pcap")]
-            Self::Pcap(capture) => capture.take_overflow(),
+            Self::Pcap(capture) => capture.take_dropped(),
         }
     }
 

@@ -19,6 +19,7 @@ use super::RawError;
 use super::packet::Frame;
 use super::path::Interface;
 use super::train::Train;
+use crate::segment::drops::Drop as Reason;
 
 /// Bytes that wait for a worker, and captured ones that wait for the session: 30 ms at 1 Gbit/s.
 const QUEUE: usize = 4 * 1024 * 1024;
@@ -26,12 +27,15 @@ const QUEUE: usize = 4 * 1024 * 1024;
 const TRAINS: usize = 4_096;
 /// Empty trains kept for the next.
 const SPARE: usize = 64;
-/// The kernel's buffer for the capture, bytes: 30 ms at 1 Gbit/s.
-const BUFFER: i32 = 4 * 1024 * 1024;
+/// The kernel's buffer for the capture, bytes: 30 ms at 1 Gbit/s. Each frame takes the room of the longest.
+const BUFFER: i32 = 8 * 1024 * 1024;
 /// The same for handles that only send.
 const BUFFER_UNUSED: i32 = 256 * 1024;
-/// Whole packets.
-const SNAPLEN: i32 = 65_535 + 14;
+/// Ethernet with a VLAN tag. Longer frames than an interface sends have been merged on arrival, and what they were merged of
+/// cannot be told any more.
+const LINK_HEAD: u32 = 18;
+/// The kernel is asked what it dropped after so many frames.
+const FRAMES_COUNTED: u32 = 1_024;
 /// How long the capture waits for packets until it looks whether it is to end, ms.
 const WAIT: i32 = 100;
 
@@ -64,6 +68,8 @@ struct Inbox {
     ended: AtomicBool,
     /// Frames for which there was no room.
     overflow: AtomicU64,
+    /// Frames that were several.
+    merged: AtomicU64,
 }
 
 impl Capture {
@@ -156,10 +162,12 @@ impl Capture {
         })
     }
 
-    /// Captured packets that were dropped because the session did not take them in time, since this was asked last.
-    pub(super) fn take_overflow(&self) -> u64 {
-        let overflow = &self.inbox.overflow;
-        if overflow.load(Ordering::Relaxed) == 0 { 0 } else { overflow.swap(0, Ordering::Relaxed) }
+    /// Captured frames that were dropped since this was asked last: the session did not take them in time, or they had been
+    /// merged.
+    pub(super) fn take_dropped(&self) -> [(Reason, u64); 2] {
+        let take =
+            |count: &AtomicU64| if count.load(Ordering::Relaxed) == 0 { 0 } else { count.swap(0, Ordering::Relaxed) };
+        [(Reason::Queue, take(&self.inbox.overflow)), (Reason::Merged, take(&self.inbox.merged))]
     }
 
     /// Takes a captured packet.
@@ -226,10 +234,21 @@ impl Inbox {
 
 /// Captures until told to end or until the interface is gone.
 fn read(mut source: pcap::Capture<Active>, inbox: &Inbox) {
+    let (mut frames, mut lost) = (0_u32, 0);
     while !inbox.over.load(Ordering::Relaxed) {
+        if frames.is_multiple_of(FRAMES_COUNTED) {
+            // The kernel had no room for them.
+            let dropped = source.stats().map_or(lost, |stats| stats.dropped);
+            inbox.overflow.fetch_add(dropped.wrapping_sub(lost).into(), Ordering::Relaxed);
+            lost = dropped;
+        }
+        frames = frames.wrapping_add(1);
         match source.next_packet() {
             Ok(packet) if packet.header.caplen == packet.header.len => inbox.put(packet.data),
-            Ok(_) | Err(pcap::Error::TimeoutExpired) => {}
+            Ok(_) => {
+                inbox.merged.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(pcap::Error::TimeoutExpired) => {}
             Err(error) => {
                 tracing::warn!(%error, "capture ended");
                 break;
@@ -241,8 +260,9 @@ fn read(mut source: pcap::Capture<Active>, inbox: &Inbox) {
 }
 
 fn activate(interface: &Interface, buffer: i32) -> Result<pcap::Capture<Active>, RawError> {
+    let snaplen = i32::try_from(interface.mtu.saturating_add(LINK_HEAD)).unwrap_or(i32::MAX);
     let inactive = pcap::Capture::from_device(interface.name.as_str()).map_err(failed)?;
-    let inactive = inactive.immediate_mode(true).promisc(false).snaplen(SNAPLEN).buffer_size(buffer).timeout(WAIT);
+    let inactive = inactive.immediate_mode(true).promisc(false).snaplen(snaplen).buffer_size(buffer).timeout(WAIT);
     inactive.open().map_err(failed)
 }
 
@@ -300,7 +320,8 @@ mod tests {
         let ends = Ends { local: SocketAddr::new(itself.ip(), 9), remote: itself };
         let mut head = Vec::new();
         put_head(&mut head, &medium, &ends, &header, &[], Checksum::Full).unwrap();
-        assert_eq!(capture.take_overflow(), 0);
+        let overflow = || capture.take_dropped()[0].1;
+        assert_eq!(overflow(), 0);
         let (mut refused, mut dropped) = (0, 0);
         let deadline = clock::now() + Duration::from_secs(30);
         while dropped == 0 || refused == 0 {
@@ -310,7 +331,7 @@ mod tests {
                 train.push(&head, &[0; 1_000]);
                 refused += u64::from(capture.send(train, 0).is_err());
             }
-            dropped += capture.take_overflow();
+            dropped += overflow();
         }
         // What did fit is there to be taken.
         let mut buffer = [0; 2048];

@@ -265,7 +265,11 @@ impl Shared {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now().into_std();
         let (mut filled, mut fruitless) = (0, 0);
-        self.stats.dropped_many(Reason::Queue, self.backend.take_overflow());
+        for (reason, count) in self.backend.take_dropped() {
+            if count > 0 {
+                self.stats.dropped_many(reason, count);
+            }
+        }
         while filled < bufs.len().min(meta.len()) {
             let frame = match self.backend.poll_recv(cx, &mut scratch) {
                 Poll::Ready(Ok(Some(frame))) => frame,
