@@ -40,10 +40,12 @@ fn why(uplink: &UplinkStatus) -> String {
         ("loss-test", _) => "to see whether a slower rate loses less".to_owned(),
         ("compete", _) => format!("the share of one among others that fill the buffer; the queue is {queue}"),
         ("stall", _) => "a packet now and then, as no report comes".to_owned(),
+        ("near", _) => "the path is too short for a queue to be told from a late wake-up".to_owned(),
         ("idle", _) => format!("nothing to send; the path carried {capacity} when it was last used"),
         _ => format!("the path carries {capacity}"),
     };
-    format!("{} ({}): {because}", human::rate(rate.rate_bps), state(rate))
+    let sent = rate.rate_bps.map_or_else(|| "as fast as gets through".to_owned(), human::rate);
+    format!("{sent} ({}): {because}", state(rate))
 }
 
 fn state(rate: &RateStatus) -> String {
@@ -93,7 +95,7 @@ mod tests {
         let rate = RateStatus {
             level: "GREEN".into(),
             state: "cruise".into(),
-            rate_bps: 49_000_000,
+            rate_bps: Some(49_000_000),
             capacity_bps: 50_000_000,
             decisions: vec![decision],
             ..RateStatus::default()
@@ -120,7 +122,7 @@ fiber to ir: 49.0 Mbit/s (GREEN, cruise): just below the 50.0 Mbit/s that the pa
 
     #[test]
     fn every_state_has_its_own_words_and_nothing_a_peer_says_is_a_control_character() {
-        let states = ["start", "cruise", "probe", "drain", "loss-test", "compete", "stall", "idle", "\x1b[31m"];
+        let states = ["start", "cruise", "probe", "drain", "loss-test", "compete", "stall", "idle", "near", "\x1b[31m"];
         let mut seen: Vec<String> = Vec::new();
         for state in states {
             let rate = RateStatus { state: state.into(), level: "RED".into(), ..RateStatus::default() };

@@ -186,14 +186,14 @@ pub struct UplinkStatus {
 pub struct RateStatus {
     /// `GREEN`, `YELLOW`, `SOFT_RED` or `RED`.
     pub level: String,
-    /// `start`, `cruise`, `probe`, `drain`, `loss-test`, `compete`, `stall` or `idle`.
+    /// `start`, `cruise`, `probe`, `drain`, `loss-test`, `compete`, `stall`, `idle` or `near`.
     pub state: String,
-    /// What is sent at most.
-    pub rate_bps: u64,
+    /// What is sent at most; none while the links' own congestion control decides (`near`).
+    pub rate_bps: Option<u64>,
     /// What the path is believed to carry.
     pub capacity_bps: u64,
     /// Bytes that may be under way.
-    pub bytes_window: u64,
+    pub bytes_window: Option<u64>,
     /// Bytes that are.
     pub bytes_in_flight: u64,
     /// Delay of the queue in the path, milliseconds.
@@ -582,9 +582,9 @@ impl RateStatus {
         Self {
             level: now.level.name().to_owned(),
             state: now.state.name().to_owned(),
-            rate_bps: bits(now.rate),
+            rate_bps: (now.rate != u64::MAX).then(|| bits(now.rate)),
             capacity_bps: bits(now.capacity),
-            bytes_window: now.window,
+            bytes_window: (now.window != u64::MAX).then_some(now.window),
             bytes_in_flight: now.in_flight,
             queue_ms: millis(now.queue),
             noise_ms: millis(now.noise),

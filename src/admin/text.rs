@@ -124,9 +124,9 @@ fn session(text: &mut String, session: &SessionStatus) {
 
 /// The rate of one direction of an uplink.
 fn measured(rate: &RateStatus) -> String {
+    let sent = rate.rate_bps.map_or_else(|| "as much as gets through".to_owned(), human::rate);
     format!(
-        "is sent {} of {}, queue {}: {} ({})",
-        human::rate(rate.rate_bps),
+        "is sent {sent} of {}, queue {}: {} ({})",
         human::rate(rate.capacity_bps),
         human::millis(rate.queue_ms),
         clean(&rate.level),

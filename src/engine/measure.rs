@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Engine, Link};
 use crate::ids::LinkId;
 use crate::rate::{Controller, Decision, Level, Meter, Params, Snapshot, State, meter};
-use crate::sched::quantum;
+use crate::sched::{QUANTUM, quantum};
 use crate::units::Bitrate;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::frame::Frame;
@@ -221,9 +221,16 @@ impl Engine {
         }
         if rate != measured.told {
             measured.told = rate;
-            let rate = Bitrate::from_bps(rate.saturating_mul(8));
-            self.uplinks[index].pace_at(rate);
-            let quantum = quantum(rate);
+            let rate = (rate != u64::MAX).then(|| Bitrate::from_bps(rate.saturating_mul(8)));
+            let quantum = rate.map_or(QUANTUM, quantum);
+            match rate {
+                Some(rate) => self.uplinks[index].pace_at(rate),
+                None => {
+                    for id in self.uplinks[index].leave_unpaced() {
+                        self.wake(id);
+                    }
+                }
+            }
             for link in self.links.values_mut().filter(|link| link.uplink == index) {
                 link.drr.set_quantum(quantum);
             }

@@ -164,6 +164,11 @@ impl Uplink {
         }
     }
 
+    /// No measured rate: the links' own congestion control has it. Whoever waited need not any more.
+    pub(super) fn leave_unpaced(&mut self) -> VecDeque<LinkId> {
+        self.gate.take().map(|gate| gate.waiting).unwrap_or_default()
+    }
+
     /// Links that wait and have no time to be woken at, in order.
     pub(super) fn waiting_links(&self) -> Vec<LinkId> {
         self.gate.iter().filter(|gate| gate.due.is_none()).flat_map(|gate| gate.waiting.iter().copied()).collect()
@@ -225,7 +230,11 @@ impl Engine {
     /// Bytes that the link and those beside it may have under way by our own measure.
     pub fn window_of(&self, id: LinkId) -> Option<u64> {
         let link = self.links.get(&id)?;
-        self.uplinks[link.uplink].measured.as_ref().map(|measured| measured.window())
+        self.uplinks[link.uplink]
+            .measured
+            .as_ref()
+            .map(|measured| measured.window())
+            .filter(|window| *window < u64::MAX)
     }
 
     /// How many bytes of data the link may send now. When none, it is woken when it may.
@@ -233,15 +242,17 @@ impl Engine {
         let link = self.links.get_mut(&id)?;
         let mut room = usize::MAX;
         let Uplink { gate, measured, .. } = &mut self.uplinks[link.uplink];
-        if let (Some(measured), Some(gate)) = (measured, gate.as_mut()) {
+        if let Some(measured) = measured {
             measured.on_backlog(true, now);
-            let window = measured.room(link.drr.has_new());
-            if window == 0 {
-                measured.is_held = true;
-                gate.hold(id, link);
-                return None;
+            if let Some(gate) = gate.as_mut() {
+                let window = measured.room(link.drr.has_new());
+                if window == 0 {
+                    measured.is_held = true;
+                    gate.hold(id, link);
+                    return None;
+                }
+                room = usize::try_from(window).unwrap_or(usize::MAX);
             }
-            room = usize::try_from(window).unwrap_or(usize::MAX);
         }
         for gate in gate.iter_mut().chain(&mut self.gates) {
             match gate.permit(now) {
@@ -270,10 +281,13 @@ impl Engine {
             self.forget_waiting(id);
         }
         let links = &self.links;
-        if let Some(gate) = &mut self.uplinks[uplink].gate {
+        let Uplink { gate, measured, .. } = &mut self.uplinks[uplink];
+        if gate.is_some() || measured.is_some() {
             let idle = links.values().all(|link| link.uplink != uplink || !link.has_data());
-            gate.sent(wire, idle, now);
-            if idle && let Some(measured) = &mut self.uplinks[uplink].measured {
+            if let Some(gate) = gate {
+                gate.sent(wire, idle, now);
+            }
+            if idle && let Some(measured) = measured {
                 measured.on_backlog(false, now);
             }
         }

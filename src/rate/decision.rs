@@ -26,6 +26,8 @@ pub enum State {
     Stall,
     /// Nothing to send.
     Idle,
+    /// The path is so short that it is left to the links' own congestion control.
+    Near,
 }
 
 /// How the path is, in the words of wanctl.
@@ -84,6 +86,12 @@ pub enum Reason {
     Unused,
     /// There is something to send again.
     Used,
+    /// The path is too short to be measured.
+    PathShort,
+    /// It is no longer.
+    PathLong,
+    /// On a path left to itself a queue stands.
+    QueueStands,
 }
 
 /// One decision with what it was taken on.
@@ -146,6 +154,7 @@ impl State {
             Self::Compete => "compete",
             Self::Stall => "stall",
             Self::Idle => "idle",
+            Self::Near => "near",
         }
     }
 }
@@ -186,6 +195,9 @@ impl Reason {
             Self::Heard => "reports come again",
             Self::Unused => "there is nothing to send",
             Self::Used => "there is something to send again",
+            Self::PathShort => "the path is too short to be measured",
+            Self::PathLong => "the path is no longer too short to be measured",
+            Self::QueueStands => "a queue stands",
         }
     }
 }

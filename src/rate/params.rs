@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::units::Bitrate;
 use crate::wire::rate::Terms;
 
+/// The highest rate that is ever measured; as a bound, nobody has named one.
+pub(super) const UNBOUNDED: Bitrate = Bitrate::from_mbit(10_000);
+
 /// Who decides the rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
@@ -94,7 +97,7 @@ impl Profile {
         let balanced = Params {
             mode: Mode::Auto,
             min: Bitrate::from_bps(512_000),
-            max: Bitrate::from_mbit(10_000),
+            max: UNBOUNDED,
             initial: Bitrate::from_mbit(10),
             cruise: 0.98,
             drain: 0.85,

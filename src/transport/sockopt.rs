@@ -1,12 +1,12 @@
 //! Socket options of link sockets, and the few system calls that the standard library has no name for.
 //!
 //! It decides how the TCP socket of a link is set up: whole records leave at once, little waits unsent in the kernel (the
-//! waiting belongs into our scheduler), and which congestion control suits the path. The only `unsafe` of the transports
-//! is in this file.
+//! waiting belongs into our scheduler), and which congestion control suits the path. `unsafe` is for what
+//! no dependency has a safe call for.
 
 #![expect(
     unsafe_code,
-    reason = "getsockopt(TCP_INFO, IP_MTU), setsockopt(IP_MTU_DISCOVER), poll(2), SIOCGIFFLAGS: no dependency has safe calls"
+    reason = "getsockopt(TCP_INFO, IP_MTU), setsockopt of ints, poll(2), SIOCGIFFLAGS: no dependency has safe calls"
 )]
 
 use std::io;
@@ -49,25 +49,33 @@ impl Bind {
     }
 }
 
+/// Sets an option that is an int, for those that have no safe name elsewhere.
+pub(super) fn set_int(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the descriptor is borrowed and open; the kernel reads an int from the address of a live local.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Lets a UDP socket send datagrams that are longer than the path takes at once: routers may cut them
 /// (ip(7), `IP_PMTUDISC_DONT`).
 ///
 /// # Errors
 /// The system knows no such option.
 pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
-    let set = |level, option, value: libc::c_int| {
-        // SAFETY: the descriptor is borrowed and open; the option is an int, whose address and size are given.
-        let status = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                option,
-                (&raw const value).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
+    let set = |level, option, value| set_int(socket, level, option, value);
     set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
     if v6 {
         set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;

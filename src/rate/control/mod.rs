@@ -1,5 +1,6 @@
 //! The sending side: from reports to a rate and a window.
 
+mod near;
 mod phases;
 mod raising;
 
@@ -78,6 +79,7 @@ pub struct Controller {
     shifted: f64,
     /// When the share was last held against somebody.
     competed: f64,
+    paced: near::Paced,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +91,7 @@ enum Phase {
     Compete(Cubic),
     Stall { since: f64 },
     Idle { since: f64 },
+    Near { since: f64 },
 }
 
 /// A controller at a glance.
@@ -155,6 +158,7 @@ impl Controller {
             shifted: 0.0,
             competed: f64::NEG_INFINITY,
             trickle_open: false,
+            paced: near::Paced::NEVER,
         };
         controller.capacity = controller.bounded(controller.capacity);
         controller
@@ -226,7 +230,12 @@ impl Controller {
         match self.phase {
             Phase::Stall { since } => self.end_stall(since, at),
             Phase::Idle { .. } => {}
-            Phase::Cruise => self.cruise(at),
+            Phase::Near { since } => self.near(since, at),
+            Phase::Cruise => {
+                if !self.leave_if_near(at) {
+                    self.cruise(at);
+                }
+            }
             Phase::Probe(probe) => self.await_probe(probe, report, at),
             Phase::Drain { since, before } => self.drain(since, before, at),
             Phase::LossTest => self.loss_test(at),
@@ -292,20 +301,22 @@ impl Controller {
         Some(self.epoch + Duration::from_secs_f64(due.clamp(0.0, 1e9)) + Duration::from_micros(1))
     }
 
-    /// Bytes a second to send at.
+    /// Bytes a second to send at; [`u64::MAX`] for a path that is left to the links' own congestion control.
     pub fn rate(&self) -> u64 {
         match self.params.mode {
             Mode::Off => u64::MAX,
             Mode::Fixed(rate) => bytes(rate.bps().min(self.params.max.bps())) as u64,
+            Mode::Auto if self.is_left() => u64::MAX,
             Mode::Auto => self.pace() as u64,
         }
     }
 
-    /// Bytes that may be under way.
+    /// Bytes that may be under way; [`u64::MAX`] as for the rate.
     pub fn window(&self) -> u64 {
         match self.params.mode {
             Mode::Off => u64::MAX,
             Mode::Fixed(_) => self.window_for(self.rate() as f64) as u64,
+            Mode::Auto if self.is_left() => u64::MAX,
             Mode::Auto => self.window_auto() as u64,
         }
     }
@@ -333,6 +344,7 @@ impl Controller {
             Phase::Compete(_) => State::Compete,
             Phase::Stall { .. } => State::Stall,
             Phase::Idle { .. } => State::Idle,
+            Phase::Near { .. } => State::Near,
         }
     }
 
@@ -342,6 +354,7 @@ impl Controller {
         let queue = self.path.queue();
         match self.phase {
             Phase::Stall { .. } => Level::Red,
+            Phase::Near { .. } => Level::Green,
             _ if queue > 4.0 * high => Level::Red,
             Phase::Drain { .. } | Phase::LossTest | Phase::Compete(_) => Level::SoftRed,
             _ if queue > high => Level::SoftRed,
@@ -389,6 +402,11 @@ impl Controller {
         self.capacity = self.bounded(self.capacity);
     }
 
+    /// Whether the path is left to the links' own congestion control.
+    fn is_left(&self) -> bool {
+        matches!(self.phase, Phase::Near { .. })
+    }
+
     fn seconds(&self, now: Instant) -> f64 {
         now.saturating_duration_since(self.epoch).as_secs_f64()
     }
@@ -432,7 +450,7 @@ impl Controller {
             Phase::Drain { .. } => self.params.drain * self.capacity,
             Phase::LossTest => self.capacity,
             Phase::Compete(cubic) => 1.1 * cubic.window() / (self.path.rtt_base() + self.path.queue()).max(1e-3),
-            Phase::Stall { .. } | Phase::Idle { .. } => self.params.cruise * self.capacity,
+            Phase::Stall { .. } | Phase::Idle { .. } | Phase::Near { .. } => self.params.cruise * self.capacity,
             Phase::Cruise if self.settling => AFTER_PROBE * self.capacity,
             Phase::Cruise if self.path.queue() > low => TRIM.min(self.params.cruise) * self.capacity,
             Phase::Cruise => self.params.cruise * self.capacity,
@@ -495,7 +513,7 @@ impl Controller {
     }
 
     fn stall_at(&self) -> Option<f64> {
-        if let Phase::Stall { .. } | Phase::Idle { .. } = self.phase {
+        if let Phase::Stall { .. } | Phase::Idle { .. } | Phase::Near { .. } = self.phase {
             return None;
         }
         let oldest = self.flight.oldest()?;

@@ -12,6 +12,7 @@ use super::capture::Capture;
 use super::packet::{Frame, PacketSocket};
 use super::path::Interface;
 use crate::segment::codec::Layout;
+use crate::segment::drops::Drop as Reason;
 
 /// Which way is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -101,7 +102,20 @@ impl Backend {
                 socket.send(out.interface, out.head, out.layout, out.payload, out.partial, out.segment)
             }),
             #[cfg(feature = "pcap")]
-            Self::Pcap(capture) => capture.send(out),
+            Self::Pcap(capture) => {
+                let mut train = capture.train();
+                train.push(out.head, out.payload);
+                capture.send(train, out.flow)
+            }
+        }
+    }
+
+    /// Where frames leave in trains: who takes them.
+    #[cfg(feature = "pcap")]
+    pub(super) fn trains(&self) -> Option<&Capture> {
+        match self {
+            Self::Packet(_) => None,
+            Self::Pcap(capture) => Some(capture),
         }
     }
 
@@ -117,11 +131,11 @@ impl Backend {
 
     /// Frames that had arrived and were dropped before they could be received, since this was asked last; as far as the
     /// kernel is not the one who knows.
-    pub(super) fn take_overflow(&self) -> u64 {
+    pub(super) fn take_dropped(&self) -> impl IntoIterator<Item = (Reason, u64)> + use<> {
         match self {
-            Self::Packet(_) => 0,
+            Self::Packet(_) => [(Reason::Queue, 0), (Reason::Merged, 0)],
             #[cfg(feature = "pcap")]
-            Self::Pcap(capture) => capture.take_overflow(),
+            Self::Pcap(capture) => capture.take_dropped(),
         }
     }
 

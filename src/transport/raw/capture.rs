@@ -1,46 +1,75 @@
 //! Frames by libpcap: captured and injected one by one, by threads of their own.
 //!
-//! One thread captures, with a filter in the kernel, without delay. Packets to be sent are handed to workers by bounded
-//! queues; those of one flow always to the same worker, which keeps their order. A queue that is full drops, and whoever
-//! offered the packet counts.
+//! One thread captures, with a filter in the kernel, without delay. What is sent goes in trains, as QUIC makes its packets,
+//! to workers by bounded queues; trains of one flow always to the same worker, which keeps their order. What is captured
+//! gathers until it is fetched, all at once: a thread is woken when the first frame comes and not for each. A queue that is
+//! full drops, and whoever offered the packets counts.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use futures_util::task::AtomicWaker;
 use pcap::{Active, Direction, Linktype};
 
 use super::RawError;
-use super::backend::Outgoing;
 use super::packet::Frame;
 use super::path::Interface;
+use super::train::Train;
+use crate::segment::drops::Drop as Reason;
 
-/// Packets that wait for a worker, and captured ones that wait for the session: 30 ms at 120,000 a second.
-const QUEUE: usize = 4096;
-/// The kernel's buffer for the capture, bytes: 30 ms at 1 Gbit/s.
-const BUFFER: i32 = 4 * 1024 * 1024;
+/// Bytes that wait for a worker, and captured ones that wait for the session: 30 ms at 1 Gbit/s.
+const QUEUE: usize = 4 * 1024 * 1024;
+/// Trains that wait for a worker; of single packets they may be many.
+const TRAINS: usize = 4_096;
+/// Empty trains kept for the next.
+const SPARE: usize = 64;
+/// The kernel's buffer for the capture, bytes: 30 ms at 1 Gbit/s. Each frame takes the room of the longest.
+const BUFFER: i32 = 8 * 1024 * 1024;
 /// The same for handles that only send.
 const BUFFER_UNUSED: i32 = 256 * 1024;
-/// Whole packets.
-const SNAPLEN: i32 = 65_535 + 14;
+/// Ethernet with a VLAN tag. Longer frames than an interface sends have been merged on arrival, and what they were merged of
+/// cannot be told any more.
+const LINK_HEAD: u32 = 18;
+/// The kernel is asked what it dropped after so many frames.
+const FRAMES_COUNTED: u32 = 1_024;
 /// How long the capture waits for packets until it looks whether it is to end, ms.
 const WAIT: i32 = 100;
 
 /// The threads and their queues. Dropping it ends them.
 pub(super) struct Capture {
-    workers: Vec<Sender<Vec<u8>>>,
-    captured: Receiver<Vec<u8>>,
-    waker: Arc<AtomicWaker>,
-    over: Arc<AtomicBool>,
-    /// Captured packets for which there was no room.
-    overflow: Arc<AtomicU64>,
+    workers: Vec<Worker>,
+    /// Trains that were sent.
+    spare: Receiver<Train>,
+    inbox: Arc<Inbox>,
+    /// What was fetched, and how much of it was taken.
+    fetched: Mutex<(Train, usize)>,
     ethernet: bool,
     interface: u32,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// The way to a thread that sends.
+struct Worker {
+    queue: Sender<Train>,
+    /// Bytes in the queue.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Where captured frames wait.
+#[derive(Default)]
+struct Inbox {
+    frames: Mutex<Train>,
+    waker: AtomicWaker,
+    over: AtomicBool,
+    ended: AtomicBool,
+    /// Frames for which there was no room.
+    overflow: AtomicU64,
+    /// Frames that were several.
+    merged: AtomicU64,
 }
 
 impl Capture {
@@ -68,77 +97,96 @@ impl Capture {
         let version = if ipv4 { "ip" } else { "ip6" };
         source.filter(&format!("{version} and tcp dst port {port}"), true).map_err(failed)?;
         source.direction(Direction::In).map_err(failed)?;
-        let (over, waker) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicWaker::new()));
-        let (to_session, captured) = bounded(QUEUE);
-        let overflow = Arc::<AtomicU64>::default();
+        let inbox = Arc::new(Inbox::default());
+        let (sent, spare) = bounded(SPARE);
         let mut capture = Self {
             workers: Vec::new(),
-            captured,
-            waker: Arc::clone(&waker),
-            over: Arc::clone(&over),
-            overflow: Arc::clone(&overflow),
+            spare,
+            inbox: Arc::clone(&inbox),
+            fetched: Mutex::default(),
             ethernet,
             interface: interface.index,
             threads: Vec::new(),
         };
-        let reading = move || read(source, &to_session, &waker, &over, &overflow);
+        let reading = move || read(source, &inbox);
         capture.threads.push(thread::Builder::new().name("raw-capture".into()).spawn(reading)?);
         for number in 0..workers.max(1) {
             let mut out = activate(interface, BUFFER_UNUSED)?;
             // It is there to send; nothing is to be kept for it.
             out.filter("less 1", true).map_err(failed)?;
-            let (sender, packets) = bounded::<Vec<u8>>(QUEUE);
+            let (queue, trains) = bounded::<Train>(TRAINS);
+            let waiting = Arc::<AtomicUsize>::default();
+            let (sent, left) = (sent.clone(), Arc::clone(&waiting));
             let sending = move || {
-                for packet in packets {
-                    // Lost, it is like any other that is lost.
-                    let _ = out.sendpacket(packet);
+                for mut train in trains {
+                    for frame in train.iter() {
+                        // Lost, it is like any other that is lost.
+                        let _ = out.sendpacket(frame);
+                    }
+                    left.fetch_sub(train.size(), Ordering::Relaxed);
+                    train.clear();
+                    // Where enough are kept this one goes.
+                    let _ = sent.try_send(train);
                 }
             };
             capture.threads.push(thread::Builder::new().name(format!("raw-send-{number}")).spawn(sending)?);
-            capture.workers.push(sender);
+            capture.workers.push(Worker { queue, waiting });
         }
         Ok(capture)
     }
 
-    /// Queues a packet.
+    /// An empty train.
+    pub(super) fn train(&self) -> Train {
+        self.spare.try_recv().unwrap_or_default()
+    }
+
+    /// Queues packets of a flow.
     ///
     /// # Errors
-    /// The queue is full, or the workers are gone: the packet is lost.
-    pub(super) fn send(&self, out: &Outgoing<'_>) -> io::Result<()> {
-        let index = usize::try_from(out.flow).unwrap_or(0) % self.workers.len().max(1);
+    /// The queue is full, or the workers are gone: the packets are lost.
+    pub(super) fn send(&self, train: Train, flow: u64) -> io::Result<()> {
+        let index = usize::try_from(flow).unwrap_or(0) % self.workers.len().max(1);
         let worker = self.workers.get(index).ok_or(io::ErrorKind::NotConnected)?;
-        let mut packet = Vec::with_capacity(out.head.len() + out.payload.len());
-        packet.extend_from_slice(out.head);
-        packet.extend_from_slice(out.payload);
-        worker.try_send(packet).map_err(|error| match error {
-            TrySendError::Full(_) => io::Error::other("the queue of the packet worker is full"),
-            TrySendError::Disconnected(_) => io::ErrorKind::NotConnected.into(),
+        let size = train.size();
+        let full = || io::Error::other("the queue of the packet worker is full");
+        if worker.waiting.fetch_add(size, Ordering::Relaxed) + size > QUEUE {
+            worker.waiting.fetch_sub(size, Ordering::Relaxed);
+            return Err(full());
+        }
+        worker.queue.try_send(train).map_err(|error| {
+            worker.waiting.fetch_sub(size, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => full(),
+                TrySendError::Disconnected(_) => io::ErrorKind::NotConnected.into(),
+            }
         })
     }
 
-    /// Captured packets that were dropped because the session did not take them in time, since this was asked last.
-    pub(super) fn take_overflow(&self) -> u64 {
-        if self.overflow.load(Ordering::Relaxed) == 0 { 0 } else { self.overflow.swap(0, Ordering::Relaxed) }
+    /// Captured frames that were dropped since this was asked last: the session did not take them in time, or they had been
+    /// merged.
+    pub(super) fn take_dropped(&self) -> [(Reason, u64); 2] {
+        let take =
+            |count: &AtomicU64| if count.load(Ordering::Relaxed) == 0 { 0 } else { count.swap(0, Ordering::Relaxed) };
+        [(Reason::Queue, take(&self.inbox.overflow)), (Reason::Merged, take(&self.inbox.merged))]
     }
 
     /// Takes a captured packet.
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Option<Frame>>> {
-        let packet = match self.captured.try_recv() {
-            Err(TryRecvError::Empty) => {
-                self.waker.register(cx.waker());
-                // One may have come before the waker was there.
-                match self.captured.try_recv() {
-                    Err(TryRecvError::Empty) => return Poll::Pending,
-                    other => other,
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let (train, taken) = &mut *fetched;
+        if *taken == train.len() {
+            *taken = 0;
+            if !self.inbox.fetch(train, cx) {
+                if self.inbox.ended.load(Ordering::Acquire) {
+                    return Poll::Ready(Err(io::Error::other("the capture has ended: the interface is gone")));
                 }
+                return Poll::Pending;
             }
-            other => other,
-        };
-        let Ok(packet) = packet else {
-            return Poll::Ready(Err(io::Error::other("the capture has ended: the interface is gone")));
-        };
+        }
+        let Some(packet) = train.get(*taken) else { return Poll::Ready(Ok(None)) };
+        *taken += 1;
         let Some(space) = buffer.get_mut(..packet.len()) else { return Poll::Ready(Ok(None)) };
-        space.copy_from_slice(&packet);
+        space.copy_from_slice(packet);
         Poll::Ready(Ok(Some(Frame {
             len: packet.len(),
             interface: self.interface,
@@ -149,34 +197,72 @@ impl Capture {
     }
 }
 
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Train> {
+        // Whole frames only: whatever panicked, they are whole.
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A frame came.
+    fn put(&self, frame: &[u8]) {
+        let mut frames = self.lock();
+        if frames.size() + frame.len() > QUEUE {
+            self.overflow.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        frames.push(frame, &[]);
+        let is_first = frames.len() == 1;
+        drop(frames);
+        if is_first {
+            self.waker.wake();
+        }
+    }
+
+    /// Exchanges what is there for an empty train; without anything there it wakes when something comes.
+    fn fetch(&self, empty: &mut Train, cx: &Context<'_>) -> bool {
+        empty.clear();
+        std::mem::swap(&mut *self.lock(), empty);
+        if empty.len() > 0 {
+            return true;
+        }
+        self.waker.register(cx.waker());
+        // One may have come before the waker was there.
+        std::mem::swap(&mut *self.lock(), empty);
+        empty.len() > 0
+    }
+}
+
 /// Captures until told to end or until the interface is gone.
-fn read(
-    mut source: pcap::Capture<Active>,
-    to_session: &Sender<Vec<u8>>,
-    waker: &AtomicWaker,
-    over: &AtomicBool,
-    overflow: &AtomicU64,
-) {
-    while !over.load(Ordering::Relaxed) {
+fn read(mut source: pcap::Capture<Active>, inbox: &Inbox) {
+    let (mut frames, mut lost) = (0_u32, 0);
+    while !inbox.over.load(Ordering::Relaxed) {
+        if frames.is_multiple_of(FRAMES_COUNTED) {
+            // The kernel had no room for them.
+            let dropped = source.stats().map_or(lost, |stats| stats.dropped);
+            inbox.overflow.fetch_add(dropped.wrapping_sub(lost).into(), Ordering::Relaxed);
+            lost = dropped;
+        }
+        frames = frames.wrapping_add(1);
         match source.next_packet() {
-            Ok(packet) if packet.header.caplen == packet.header.len => {
-                if to_session.try_send(packet.data.to_vec()).is_err() {
-                    overflow.fetch_add(1, Ordering::Relaxed);
-                }
-                waker.wake();
+            Ok(packet) if packet.header.caplen == packet.header.len => inbox.put(packet.data),
+            Ok(_) => {
+                inbox.merged.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(_) | Err(pcap::Error::TimeoutExpired) => {}
+            Err(pcap::Error::TimeoutExpired) => {}
             Err(error) => {
                 tracing::warn!(%error, "capture ended");
                 break;
             }
         }
     }
+    inbox.ended.store(true, Ordering::Release);
+    inbox.waker.wake();
 }
 
 fn activate(interface: &Interface, buffer: i32) -> Result<pcap::Capture<Active>, RawError> {
+    let snaplen = i32::try_from(interface.mtu.saturating_add(LINK_HEAD)).unwrap_or(i32::MAX);
     let inactive = pcap::Capture::from_device(interface.name.as_str()).map_err(failed)?;
-    let inactive = inactive.immediate_mode(true).promisc(false).snaplen(SNAPLEN).buffer_size(buffer).timeout(WAIT);
+    let inactive = inactive.immediate_mode(true).promisc(false).snaplen(snaplen).buffer_size(buffer).timeout(WAIT);
     inactive.open().map_err(failed)
 }
 
@@ -189,7 +275,7 @@ fn failed(error: pcap::Error) -> RawError {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.inbox.over.store(true, Ordering::Relaxed);
         // The workers end when their queues do, after what is in them; the capture within its wait.
         self.workers.clear();
         for thread in self.threads.drain(..).skip(1) {
@@ -233,29 +319,23 @@ mod tests {
         let header = Header { seq: 0, ack: 0, flags: Flags::RST, window: 0, stamps: None, syn: None, label: 0 };
         let ends = Ends { local: SocketAddr::new(itself.ip(), 9), remote: itself };
         let mut head = Vec::new();
-        let layout = put_head(&mut head, &medium, &ends, &header, &[], Checksum::Full).unwrap();
-        let packet = Outgoing {
-            interface: loopback.index,
-            head: &head,
-            layout,
-            payload: &[],
-            partial: false,
-            segment: None,
-            flow: 0,
-        };
-        assert_eq!(capture.take_overflow(), 0);
+        put_head(&mut head, &medium, &ends, &header, &[], Checksum::Full).unwrap();
+        let overflow = || capture.take_dropped()[0].1;
+        assert_eq!(overflow(), 0);
         let (mut refused, mut dropped) = (0, 0);
         let deadline = clock::now() + Duration::from_secs(30);
         while dropped == 0 || refused == 0 {
             assert!(clock::now() < deadline, "{refused} packets did not fit on the way out, {dropped} on the way in");
-            for _ in 0..2 * QUEUE {
-                refused += u64::from(capture.send(&packet).is_err());
+            for _ in 0..2 * TRAINS {
+                let mut train = capture.train();
+                train.push(&head, &[0; 1_000]);
+                refused += u64::from(capture.send(train, 0).is_err());
             }
-            dropped += capture.take_overflow();
+            dropped += overflow();
         }
         // What did fit is there to be taken.
         let mut buffer = [0; 2048];
         let frame = std::future::poll_fn(|cx| capture.poll_recv(cx, &mut buffer)).await.unwrap().unwrap();
-        assert_eq!((&buffer[..frame.len], frame.ethernet), (&head[..], true));
+        assert_eq!((&buffer[..head.len()], frame.ethernet), (&head[..], true));
     }
 }

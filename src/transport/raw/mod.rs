@@ -19,6 +19,8 @@ pub mod path;
 mod rules;
 mod socket;
 pub mod stats;
+#[cfg(feature = "pcap")]
+mod train;
 mod watch;
 
 use std::io;

@@ -9,7 +9,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -19,6 +19,7 @@ use socket2::{Domain, MaybeUninitSlice, SockAddr, SockAddrStorage, SockFilter, S
 use crate::segment::codec::{CHECKSUM_OFFSET, Checksum, Ends, Header, Layout, Mac, Medium, put_head};
 use crate::segment::cycle::Flags;
 use crate::segment::filter;
+use crate::transport::sockopt;
 
 /// Of `struct virtio_net_hdr` (linux/virtio_net.h): flags, kind, lengths; in the host's byte order.
 pub(super) const VNET_LEN: usize = 10;
@@ -212,17 +213,7 @@ fn force(socket: &Socket, option: libc::c_int, bytes: usize) -> io::Result<()> {
 }
 
 fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads one int from the address of a live local.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    sockopt::set_int(socket.as_fd(), level, option, value)
 }
 
 #[cfg(test)]

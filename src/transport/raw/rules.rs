@@ -2,8 +2,8 @@
 //!
 //! For the kernel, a segment to a port without a connection is a mistake of the sender, and it answers with RST. A socket
 //! that is bound and never listens keeps others off the port. A table of nftables of our own drops segments to the port
-//! before the kernel's TCP sees them (captures see them earlier), drops what the kernel would send from it, and keeps
-//! connection tracking out of it. The table is in the journal, and goes with the [`Guard`].
+//! before the kernel routes or tracks them (captures see them earlier), and drops what the kernel would send from it. The
+//! table is in the journal, and goes with the [`Guard`].
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -73,7 +73,7 @@ impl Guard {
 fn make(table: &str, address: &SocketAddr) -> Result<(), RawError> {
     match nft::run(&script(table, address, true)) {
         Ok(()) => Ok(()),
-        // Kernels without `fib` cannot tell what is for this host before routing; tracking goes on there.
+        // Kernels without `fib` cannot tell what is for this host before routing; there it is routed and tracked first.
         Err(nft::NftError::Refused(_)) => Ok(nft::run(&script(table, address, false))?),
         Err(error) => Err(error.into()),
     }
@@ -84,20 +84,25 @@ fn family(address: &SocketAddr) -> &'static str {
 }
 
 /// The table. What a router forwards is never touched: the chains see what is for this host, and what it sends itself.
-fn script(table: &str, address: &SocketAddr, untracked: bool) -> String {
+fn script(table: &str, address: &SocketAddr, early: bool) -> String {
     let (port, version) = (address.port(), if address.is_ipv4() { "ipv4" } else { "ipv6" });
     let to = format!("meta nfproto {version} tcp dport {port}");
     let from = format!("meta nfproto {version} tcp sport {port}");
-    let track = if untracked {
+    let local = match address.ip() {
+        IpAddr::V4(ip) if !ip.is_unspecified() => format!("ip daddr {ip}"),
+        IpAddr::V6(ip) if !ip.is_unspecified() => format!("ip6 daddr {ip}"),
+        _ => "fib daddr type local".to_owned(),
+    };
+    let first = if early {
         format!(
-            "  chain track {{\n    type filter hook prerouting priority raw; policy accept;\n    \
-             fib daddr type local {to} notrack\n  }}\n"
+            "  chain first {{\n    type filter hook prerouting priority raw; policy accept;\n    \
+             {to} {local} counter drop\n  }}\n"
         )
     } else {
         String::new()
     };
     format!(
-        "table inet {table} {{\n{track}\
+        "table inet {table} {{\n{first}\
          \x20 chain arrive {{\n    type filter hook input priority raw; policy accept;\n    {to} counter drop\n  }}\n\
          \x20 chain leave {{\n    type filter hook output priority raw; policy accept;\n    \
          {from} tcp flags & rst == rst counter drop\n  }}\n}}\n"
@@ -110,13 +115,17 @@ mod tests {
 
     #[test]
     fn the_rules_name_the_port_and_leave_forwarding_alone() {
+        let named = script("ghostwire_raw_4_1_9000", &([192, 0, 2, 1], 9000).into(), true);
+        assert!(named.contains(
+            "hook prerouting priority raw; policy accept;\n    meta nfproto ipv4 tcp dport 9000 ip daddr 192.0.2.1 counter drop"
+        ));
         let script = script("ghostwire_raw_4_1_9000", &([0, 0, 0, 0], 9000).into(), true);
         assert!(
             script
                 .contains("hook input priority raw; policy accept;\n    meta nfproto ipv4 tcp dport 9000 counter drop")
         );
         assert!(script.contains("meta nfproto ipv4 tcp sport 9000 tcp flags & rst == rst counter drop"));
-        assert!(script.contains("fib daddr type local meta nfproto ipv4 tcp dport 9000 notrack"));
+        assert!(script.contains("meta nfproto ipv4 tcp dport 9000 fib daddr type local counter drop"));
         assert!(!script.contains("hook forward"));
     }
 }

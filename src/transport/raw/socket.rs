@@ -161,6 +161,25 @@ impl Shared {
             let cut = if many { u16::try_from(segment).ok() } else { None };
             return self.emit(connection, path, head, transmit.contents, count, Checksum::Partial, cut, now);
         }
+        #[cfg(feature = "pcap")]
+        if let Some(capture) = self.backend.trains() {
+            let (mut train, ends) = (capture.train(), *connection.ends());
+            for chunk in transmit.contents.chunks(segment) {
+                let header = connection.send(chunk.len(), 1, now);
+                head.clear();
+                put_head(head, &path.medium, &ends, &header, chunk, Checksum::Full).map_err(io::Error::other)?;
+                train.push(head, chunk);
+            }
+            let count = train.len();
+            match capture.send(train, u64::from(ends.remote.port())) {
+                Ok(()) => self.stats.sent(count),
+                Err(error) => {
+                    tracing::trace!(%error, "segments were lost on this host");
+                    self.stats.dropped_many(Reason::Queue, count as u64);
+                }
+            }
+            return Ok(());
+        }
         for (number, chunk) in transmit.contents.chunks(segment).enumerate() {
             match self.emit(connection, path, head, chunk, 1, Checksum::Full, None, now) {
                 // What has left cannot be taken back: the rest of the burst is lost with it.
@@ -246,7 +265,11 @@ impl Shared {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now().into_std();
         let (mut filled, mut fruitless) = (0, 0);
-        self.stats.dropped_many(Reason::Queue, self.backend.take_overflow());
+        for (reason, count) in self.backend.take_dropped() {
+            if count > 0 {
+                self.stats.dropped_many(reason, count);
+            }
+        }
         while filled < bufs.len().min(meta.len()) {
             let frame = match self.backend.poll_recv(cx, &mut scratch) {
                 Poll::Ready(Ok(Some(frame))) => frame,
@@ -484,7 +507,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        if self.shared.as_ref().is_some_and(|shared| shared.backend.merges()) { SEGMENTS_MAX } else { 1 }
+        SEGMENTS_MAX
     }
 
     fn max_receive_segments(&self) -> usize {

@@ -2,19 +2,43 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
 use super::origin::{Origin, check, send};
 
 /// Bytes of verified progress, shared by whoever makes it and whoever watches.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Progress(Arc<AtomicU64>);
+pub(crate) struct Progress(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    bytes: AtomicU64,
+    /// Transfers may not end yet.
+    held: Mutex<bool>,
+    released: Condvar,
+}
 
 impl Progress {
+    /// Of transfers that keep their connections when all has come, until they are released.
+    pub(crate) fn held() -> Self {
+        let progress = Self::default();
+        *progress.0.held.lock().unwrap() = true;
+        progress
+    }
+
+    pub(crate) fn release(&self) {
+        *self.0.held.lock().unwrap() = false;
+        self.0.released.notify_all();
+    }
+
+    fn wait_release(&self) {
+        drop(self.0.released.wait_while(self.0.held.lock().unwrap(), |held| *held).unwrap());
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
     /// Counts what is read from `from`.
@@ -29,7 +53,7 @@ struct Counted<T>(T, Progress);
 impl<T: Read> Read for Counted<T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.0.read(buffer)?;
-        self.1.0.fetch_add(got as u64, Ordering::Relaxed);
+        self.1.0.bytes.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
     }
 }
@@ -69,8 +93,9 @@ pub(crate) fn transfer(
             send(&mut upload, !seed, length, None)?;
             upload.shutdown(Shutdown::Write)
         });
-        let mut counted = Counted(&mut stream, progress);
+        let mut counted = Counted(&mut stream, progress.clone());
         check(&mut counted.by_ref().take(length), seed, length).map_err(|wrong| format!("download: {wrong}"))?;
+        progress.wait_release();
         let mut verdict = String::new();
         stream.read_to_string(&mut verdict).map_err(|error| format!("no verdict: {error}"))?;
         match sending.join() {
