@@ -307,9 +307,9 @@ fn packets_travel_in_quic_where_one_site_wants_that_or_nothing_else_decides_the_
         let Some(net) = Net::new(test, 1) else { return };
         let _server = net.server(Via::Quic, server);
         let site = net.client(1, Via::Quic, &client);
-        let start = std::time::Instant::now();
+        let start = ghostwire::runtime::clock::now();
         transfer(&net, 1, 0, false, TRANSFER);
-        let took = start.elapsed();
+        let took = ghostwire::runtime::clock::now() - start;
         let direct = site.direct();
         assert_eq!(direct.as_ref().map(|direct| direct.in_use), expected, "{client:?}");
         if expected == Some(true) {

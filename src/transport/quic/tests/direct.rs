@@ -151,7 +151,7 @@ fn a_side_that_did_not_agree_is_sent_nothing() {
         let [_, far] = drive(&mut pair, |_, _, far| far.len() == 20).await;
         assert_eq!(far, frames(&sent));
         assert!(pair.client.0.direct_state().is_none());
-        let (near, _, ..) = raw_pair(Params::default(), params(None)).await;
+        let (near, ..) = raw_pair(Params::default(), params(None)).await;
         assert!(!near.takes_direct(), "off");
     });
 }
