@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::admin::direct::DirectStatus;
 use crate::admin::rates::Rates;
 use crate::engine::{DatagramTotals, LinkSnapshot, RateSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::rate::Decision;
 use crate::runtime::shell::LinkMeta;
-use crate::transport::quic::DirectState;
 use crate::units::Bitrate;
 
 /// A whole site.
@@ -256,27 +256,6 @@ pub struct SessionTotals {
     pub suspects: u64,
     /// Links lost.
     pub link_losses: u64,
-}
-
-/// Datagrams beside a QUIC connection.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DirectStatus {
-    /// Whether datagrams leave this way; else in QUIC: their rate is open, or the other side does not get them.
-    pub in_use: bool,
-    /// Sent.
-    pub sent: u64,
-    /// Received.
-    pub received: u64,
-    /// Received and dropped, by reason: `forged`, `replayed`, `full`.
-    pub drops: BTreeMap<String, u64>,
-}
-
-impl DirectStatus {
-    fn new(state: &DirectState) -> Self {
-        let drops = state.dropped().map(|(why, count)| (why.to_owned(), count)).into();
-        Self { in_use: state.is_in_use(), sent: state.sent(), received: state.received(), drops }
-    }
 }
 
 /// One link.

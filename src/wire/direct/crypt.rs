@@ -327,4 +327,4 @@ impl fmt::Debug for Opener {
 
 #[cfg(test)]
 #[path = "tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -149,6 +149,6 @@ fn keys_are_not_shown() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
-fn epoch() -> Instant {
+pub(in crate::wire::direct) fn epoch() -> Instant {
     Instant::now()
 }

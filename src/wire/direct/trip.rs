@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::crypt::tests::epoch;
 use super::*;
 use crate::ids::FlowId;
 use crate::wire::datagram::Datagram;
@@ -201,9 +202,4 @@ fn what_is_not_a_frame_is_an_error_and_what_is_no_packet_is_handed_on_as_it_is()
     let read = reader.read(block, 9_000, &mut frames).and_then(|()| reader.finish(&mut frames));
     assert!(read.is_err());
     assert_eq!((reader.poll_signal(), reader.counts().taken), (None, 5));
-}
-
-#[expect(clippy::disallowed_methods, reason = "an epoch for made-up time")]
-fn epoch() -> std::time::Instant {
-    std::time::Instant::now()
 }
