@@ -264,6 +264,13 @@ impl LinkTx {
         }
     }
 
+    /// Whether the path is measured: what is sent without a pace is seen and will be paced when there is need to.
+    pub fn set_watched(&mut self, is_watched: bool) {
+        if let Self::Quic(tx) = self {
+            tx.rate().set_watched(is_watched);
+        }
+    }
+
     /// Pushes what was taken to the socket; pending while some of it could not be.
     ///
     /// # Errors

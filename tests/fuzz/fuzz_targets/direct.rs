@@ -115,7 +115,7 @@ fn deliver(writer: &mut Writer, how: u8, reader: &mut Reader, frames: &mut Vec<F
         }
         reader.read(block, group.size, frames).expect("who keeps the rules sends frames");
     }
-    if how % 3 == 0 {
+    if how.is_multiple_of(3) {
         reader.finish(frames).expect("who keeps the rules sends frames");
     }
     writer.clear();
