@@ -5,7 +5,7 @@
 //! there ([`protocol`]), one line of JSON back. Nothing here changes a session, and no type here has room for a secret.
 
 pub mod ask;
-mod direct;
+pub mod direct;
 pub mod explain;
 pub mod human;
 pub mod memory;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::admin::direct::DirectStatus;
 use crate::admin::rates::Rates;
 use crate::engine::{DatagramTotals, LinkSnapshot, RateSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
@@ -269,7 +268,7 @@ pub struct LinkStatus {
     /// How its packets reach the wire, for `raw`: `af_packet` or `pcap`.
     pub backend: Option<String>,
     /// Datagrams beside the connection, where both sites can.
-    pub direct: Option<DirectStatus>,
+    pub direct: Option<super::direct::DirectStatus>,
     /// Uplink of the client.
     pub uplink: String,
     /// Address of the other end of the outer connection.
@@ -604,7 +603,7 @@ impl LinkStatus {
             id: link.id.0,
             transport: told(|meta| meta.info.transport.to_string()),
             backend: meta.and_then(|meta| meta.info.backend).map(str::to_owned),
-            direct: meta.and_then(|meta| meta.info.direct.as_deref()).map(DirectStatus::new),
+            direct: meta.and_then(|meta| meta.info.direct.as_deref()).map(super::direct::DirectStatus::new),
             uplink: told(|meta| meta.uplink.clone()),
             remote: told(|meta| meta.info.remote.to_string()),
             local: told(|meta| meta.info.local.to_string()),

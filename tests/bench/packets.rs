@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use ghostwire::admin;
-use ghostwire::admin::status::DirectStatus;
+use ghostwire::admin::direct::DirectStatus;
 use ghostwire::tun::{Device, Params};
 use ghostwire::wire::packet::join::Unit;
 use ghostwire::wire::packet::prefix;

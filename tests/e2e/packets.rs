@@ -8,7 +8,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ghostwire::admin::status::{DirectStatus, TunPeerStatus, TunStatus};
+use ghostwire::admin::direct::DirectStatus;
+use ghostwire::admin::status::{TunPeerStatus, TunStatus};
 use ghostwire::admin::{self, Status};
 use tempfile::TempDir;
 
