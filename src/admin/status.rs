@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admin::queues::{DatagramStatus, TinStatus};
 use crate::admin::rates::Rates;
-use crate::engine::{DatagramTotals, LinkSnapshot, RateSnapshot, Snapshot, UplinkSnapshot};
+use crate::engine::{LinkSnapshot, RateSnapshot, Snapshot, UplinkSnapshot};
 use crate::ids::{LinkId, SessionId};
 use crate::rate::Decision;
 use crate::runtime::shell::LinkMeta;
@@ -141,30 +142,6 @@ pub struct SessionStatus {
     pub links: Vec<LinkStatus>,
 }
 
-/// Datagrams of a session, from its start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DatagramStatus {
-    /// Given to links.
-    pub sent: u64,
-    /// Payload of those.
-    pub bytes_sent: u64,
-    /// Arrived.
-    pub received: u64,
-    /// Payload of those.
-    pub bytes_received: u64,
-    /// Given up before they were sent: waited for too long.
-    pub dropped_stale: u64,
-    /// Given up before they were sent: the queue was full.
-    pub dropped_full: u64,
-    /// Arrived, and nobody here took them.
-    pub dropped_arrived: u64,
-    /// Too long for a packet, and one of their parts did not arrive.
-    pub dropped_parts: u64,
-    /// Bytes that wait to be sent at the moment.
-    pub bytes_waiting: u64,
-}
-
 /// One uplink of a session, as this side sends over it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -177,6 +154,8 @@ pub struct UplinkStatus {
     pub links_waiting: u64,
     /// What is measured of it, with `rate.mode = "auto"`.
     pub rate: Option<RateStatus>,
+    /// Its queue of datagrams and packets, by class; those that have had any.
+    pub tins: Vec<TinStatus>,
 }
 
 /// The rate of one direction of one uplink, and what it is taken from.
@@ -527,22 +506,6 @@ impl SessionStatus {
     }
 }
 
-impl From<DatagramTotals> for DatagramStatus {
-    fn from(totals: DatagramTotals) -> Self {
-        Self {
-            sent: totals.sent,
-            bytes_sent: totals.bytes_sent,
-            received: totals.received,
-            bytes_received: totals.bytes_received,
-            dropped_stale: totals.dropped_stale,
-            dropped_full: totals.dropped_full,
-            dropped_arrived: totals.dropped_arrived,
-            dropped_parts: totals.dropped_parts,
-            bytes_waiting: totals.waiting,
-        }
-    }
-}
-
 impl UplinkStatus {
     fn new(uplink: &UplinkSnapshot) -> Self {
         Self {
@@ -550,6 +513,7 @@ impl UplinkStatus {
             limit_bps: uplink.limit.map(Bitrate::bps),
             links_waiting: uplink.waiting as u64,
             rate: uplink.rate.as_ref().map(RateStatus::new),
+            tins: uplink.tins.iter().enumerate().filter_map(|(tin, stats)| TinStatus::new(tin, stats)).collect(),
         }
     }
 }
@@ -643,7 +607,16 @@ mod tests {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
         let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet"), direct: None };
-        LinkMeta { info, uplink: "fiber".into(), sealed: None, rank: 1, limit: None, rate: None, rtt: None }
+        LinkMeta {
+            info,
+            uplink: "fiber".into(),
+            sealed: None,
+            rank: 1,
+            limit: None,
+            rate: None,
+            rtt: None,
+            remembered: None,
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use crate::admin::human::{self, clean};
 use crate::admin::protocol::Reloaded;
+use crate::admin::queues::{DatagramStatus, TinStatus};
 use crate::admin::status::{
-    DatagramStatus, DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus,
-    RawStatus, SessionStatus, Status, TunStatus,
+    DialState, DialStatus, EndpointStatus, LinkStatus, ListenerStatus, PeerStatus, RateStatus, RawStatus,
+    SessionStatus, Status, TunStatus,
 };
 use crate::admin::table::{Align, Table};
 
@@ -103,6 +104,9 @@ fn session(text: &mut String, session: &SessionStatus) {
         } else if let Some(limit) = uplink.limit_bps {
             let _ = writeln!(text, "  uplink  {} is sent at most {}", clean(&uplink.name), human::rate(limit));
         }
+        for tin in uplink.tins.iter().filter(|tin| tin.sent > 0) {
+            let _ = writeln!(text, "  queue   {} {}", clean(&uplink.name), waited(tin));
+        }
     }
     let totals = &session.totals;
     let _ = writeln!(
@@ -134,6 +138,21 @@ fn measured(rate: &RateStatus) -> String {
     )
 }
 
+/// How long datagrams of one class waited.
+fn waited(tin: &TinStatus) -> String {
+    let time = |time: Option<f64>| human::millis(time.unwrap_or_default());
+    format!(
+        "{}: {} sent, waited less than {} (p50), {} (p95), {} (p99); {} marked, {} dropped",
+        clean(&tin.class),
+        tin.sent,
+        time(tin.wait_p50_ms),
+        time(tin.wait_p95_ms),
+        time(tin.wait_p99_ms),
+        tin.marked,
+        tin.dropped_early + tin.dropped_stale + tin.dropped_full,
+    )
+}
+
 /// Nothing where there were none.
 fn datagrams(text: &mut String, told: &DatagramStatus) {
     if *told == DatagramStatus::default() {
@@ -141,11 +160,13 @@ fn datagrams(text: &mut String, told: &DatagramStatus) {
     }
     let _ = writeln!(
         text,
-        "  datagrams {} sent ({}), {} received ({}); dropped: {} late, {} queue full, {} not taken, {} in parts",
+        "  datagrams {} sent ({}), {} received ({}), {} marked; dropped: {} early, {} late, {} queue full, {} not taken, {} in parts",
         told.sent,
         human::bytes(told.bytes_sent),
         told.received,
         human::bytes(told.bytes_received),
+        told.marked,
+        told.dropped_early,
         told.dropped_stale,
         told.dropped_full,
         told.dropped_arrived,
@@ -420,6 +441,20 @@ mod tests {
                 uplinks: vec![UplinkStatus {
                     name: "fiber".into(),
                     limit_bps: Some(19_000_000),
+                    tins: vec![
+                        TinStatus { class: "video".into(), ..TinStatus::default() },
+                        TinStatus {
+                            class: "best-effort".into(),
+                            sent: 1_200,
+                            wait_p50_ms: Some(1.024),
+                            wait_p95_ms: Some(16.384),
+                            wait_p99_ms: Some(32.768),
+                            marked: 3,
+                            dropped_early: 4,
+                            dropped_full: 1,
+                            ..TinStatus::default()
+                        },
+                    ],
                     ..UplinkStatus::default()
                 }],
                 ..SessionStatus::default()
@@ -538,6 +573,7 @@ session 1f3a9c20 with ir: 1 stream, 2 links
   l0    ws/fiber  198.51.100.7:443  aes-256-gcm  312 ms  300 ms  12.0 kbit/s  47.2 Mbit/s  4.0 KiB  64.0 MiB  3m07s  control, 1 bulk, 0 waiting
   l12   quic/lte  192.0.2.1:443     by TLS            -       -            -            -      0 B       0 B  4.0 s  suspect for 1.5 s, rank 1
   uplink  fiber is sent at most 19.0 Mbit/s
+  queue   fiber best-effort: 1200 sent, waited less than 1.0 ms (p50), 16 ms (p95), 33 ms (p99); 3 marked, 5 dropped
   streams 3 opened, 0 accepted, 0 reset, 0 refused; links 2 lost, 0 suspected
   bytes   0 B sent, 0 B received, 2.0 MiB resumed; 1.5 KiB kept for the peer, 0 B waiting here
 

@@ -23,10 +23,11 @@ use crate::runtime::driver;
 use crate::runtime::shell::{LinkEnd, LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, random};
-use crate::site::Packets;
 use crate::site::edges::{self, Dialling, Edges, Serving};
+use crate::site::estimates::{self, PathName};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
+use crate::site::{Estimates, Packets};
 use crate::transport::Raw;
 use crate::transport::auth::{self, Admitted, Ask, AuthError, ClientIdentity};
 use crate::units::Bitrate;
@@ -83,6 +84,8 @@ pub(super) struct Shared {
     hub: Rc<Hub>,
     dialling: Dialling,
     pub(super) dialers: Rc<Dialers>,
+    /// Of all servers.
+    pub(super) estimates: Estimates,
 }
 
 impl Shared {
@@ -90,7 +93,8 @@ impl Shared {
         let slot = SessionSlot::default();
         let hub = edges::hub(Side::Client, &slot, &config.udp);
         let dialling = Dialling::new(config.dial.clone(), config.exit.clone(), &config.udp);
-        Self { slot, hub, dialling, dialers: Rc::new(dialers) }
+        let estimates = Estimates::open(config.site.state_dir.as_deref(), &config.site.name);
+        Self { slot, hub, dialling, dialers: Rc::new(dialers), estimates }
     }
 }
 
@@ -164,6 +168,7 @@ impl Site {
             diallers: RefCell::default(),
         });
         site.drive(first);
+        site.learn_regularly();
         site
     }
 
@@ -257,9 +262,28 @@ impl Site {
         dialling.take_datagrams(&shell, Side::Client, &self.shared.hub);
         spawn_local(async move {
             let end = driver::run(Rc::clone(&shell), |incoming| dialling.connect(incoming)).await;
+            site.learn(&shell);
             tracing::info!(session = %shell.id.get(), ?end, "session ended");
             if Rc::ptr_eq(&shell, &site.shell()) && !site.closing.get() {
                 site.renew();
+            }
+        });
+    }
+
+    /// Keeps what the session has learnt.
+    fn learn(&self, shell: &Shell) {
+        self.shared.estimates.learn_of(&self.server, shell);
+    }
+
+    /// The same now and then, for as long as this site lives.
+    fn learn_regularly(self: &Rc<Self>) {
+        let site = Rc::downgrade(self);
+        spawn_local(async move {
+            loop {
+                tokio::time::sleep(estimates::EVERY).await;
+                let Some(site) = site.upgrade() else { return };
+                site.learn(&site.shell());
+                site.shared.estimates.save();
             }
         });
     }
@@ -337,7 +361,9 @@ impl Site {
         let is_ordered = admitted.info.transport.is_ordered();
         // TCP hides what happens on the path: its own control is better there.
         let measured = admitted.rate.filter(|_| !is_ordered);
+        let path = PathName { peer: self.server.clone(), uplink: admitted.uplink.clone(), is_ordered };
         let meta = LinkMeta {
+            remembered: self.shared.estimates.of(&path),
             info: admitted.info,
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
@@ -363,6 +389,8 @@ impl Site {
         if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!(streams = shell.stream_count(), "streams are still open; ending them");
         }
+        self.learn(&shell);
+        self.shared.estimates.save();
         self.over.set(true);
         shell.close(Code::GoingAway, "the client is shutting down");
         let closed = async {

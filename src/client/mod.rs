@@ -31,6 +31,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::admin;
 use crate::admin::protocol::{Answer, Request};
 use crate::config;
+use crate::ids::Side;
 use crate::site::{self, Daemon, Edges, Packets, Sockets, notify, packets};
 use crate::tun::Masquerade;
 use crate::wire::packet::prefix::Prefix;
@@ -109,7 +110,7 @@ impl Client {
         let packets = match &config.tun {
             Some(tun) => {
                 let workers = config.performance.packet_workers;
-                Some(Packets::open(tun, &server_as_peer(tun), workers, masquerade).await?)
+                Some(Packets::open(Side::Client, tun, &server_as_peer(tun), workers, masquerade).await?)
             }
             None => None,
         };

@@ -17,6 +17,8 @@ pub struct Site {
     pub name: String,
     /// Its identity.
     pub private_key: PrivateKey,
+    /// Where it keeps what it learns from one run to the next.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Limits and threads.
@@ -227,7 +229,19 @@ impl Site {
             (false, false) => section.fail_if_there("needs `private_key_file` or `private_key_env`"),
             _ => {}
         }
-        Some(Self { name: name?, private_key: file.or(env)? })
+        let shape = Shape::optional("path", "see below", "a path, \"none\"");
+        let state_dir = section.parsed("state_dir", shape, |text| match text {
+            "" => Err("is empty"),
+            "none" => Ok(None),
+            path => Ok(Some(section.cx.dir.join(path))),
+        });
+        // systemd.exec(5): absolute, one after the other with colons between.
+        let of_systemd = || {
+            let dirs = (section.cx.env)("STATE_DIRECTORY")?;
+            dirs.split(':').next().map(PathBuf::from).filter(|dir| dir.is_absolute())
+        };
+        let state_dir = state_dir.unwrap_or_else(of_systemd);
+        Some(Self { name: name?, private_key: file.or(env)?, state_dir })
     }
 
     pub(super) fn read_name(section: &Section<'_>) -> Option<String> {

@@ -324,7 +324,7 @@ impl<N: Net + 'static> Dialler<N> {
 }
 
 fn state(flow: FlowId, code: Code) -> Outgoing {
-    Outgoing { class: Class::Interactive, datagram: Datagram::Flow { flow, code } }
+    Outgoing::new(Class::Interactive, Datagram::Flow { flow, code })
 }
 
 /// Whether this host has a route there; connecting a UDP socket asks the routing table and sends nothing.
@@ -391,7 +391,7 @@ async fn read(port: Rc<Port>, session: SessionRef, counters: Arc<Counters>) {
                 flow.activity.set(activity);
                 counters.traffic.outward.add(datagram.bytes.len() as u64);
                 let datagram = Datagram::Known { flow: flow.id, bytes: datagram.bytes };
-                outgoing.push(Outgoing { class: flow.class, datagram });
+                outgoing.push(Outgoing::new(flow.class, datagram));
             }
             drop(flows);
             session.send_datagrams(outgoing.drain(..));

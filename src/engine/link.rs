@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::sched::Drr;
 use crate::sched::balance::Balance;
-use crate::sched::datagrams::Datagrams;
+use crate::sched::cake::Cake;
 use crate::sched::encap::Encapsulation;
 use crate::session::liveness::{self, Liveness};
 use crate::wire::datagram::Datagram;
@@ -36,7 +36,7 @@ pub(super) struct Link {
     pub(super) turn: i64,
     pub(super) live: Liveness,
     pub(super) drr: Drr,
-    pub(super) datagrams: Datagrams<Datagram>,
+    pub(super) datagrams: Cake<Datagram>,
     pub(super) balance: Balance,
     pub(super) assembler: Assembler,
     /// Bulk flows at home here.
@@ -70,7 +70,7 @@ impl Link {
         slot: u8,
         up: &LinkUp<'_>,
         params: liveness::Params,
-        datagrams: Datagrams<Datagram>,
+        datagrams: Cake<Datagram>,
         seed: u64,
         now: Instant,
     ) -> Self {
@@ -113,9 +113,14 @@ impl Link {
         !self.drr.is_empty() || !self.datagrams.is_empty()
     }
 
+    /// Whether something waits that says little.
+    pub(super) fn has_new(&self) -> bool {
+        self.drr.has_new() || self.datagrams.has_sparse()
+    }
+
     /// Bytes of a whole round of its flows.
     pub(super) fn round_bytes(&self) -> i64 {
-        self.drr.round_bytes(self.datagrams.len())
+        self.drr.round_bytes(self.datagrams.flows())
     }
 
     /// Flows may be placed here without second thoughts.

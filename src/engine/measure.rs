@@ -7,10 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Link};
+use super::{Engine, Link, LinkUp};
 use crate::ids::LinkId;
-use crate::rate::{Controller, Decision, Level, Meter, Params, Snapshot, State, meter};
-use crate::sched::{QUANTUM, quantum};
+use crate::rate::{Controller, Decision, Level, Meter, Params, Remembered, Snapshot, State, meter};
 use crate::units::Bitrate;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::frame::Frame;
@@ -84,9 +83,9 @@ pub struct RateSnapshot {
 }
 
 impl Measured {
-    fn new(params: Params, rtt: Option<Duration>, now: Instant) -> Self {
-        let mut controller = Controller::new(params, None, now);
-        if let Some(rtt) = rtt {
+    fn new(params: Params, up: &LinkUp<'_>, now: Instant) -> Self {
+        let mut controller = Controller::new(params, up.remembered, now);
+        if let Some(rtt) = up.rtt {
             controller.on_handshake(rtt, now);
         }
         Self { controller, unstamped: 0, before: 0, told: 0, is_held: false, level: Level::Green, level_told: None }
@@ -126,11 +125,11 @@ impl Link {
 
 impl Engine {
     /// Measures the rate of an uplink from now on, by these parameters.
-    pub(super) fn measure_uplink(&mut self, index: usize, params: Params, rtt: Option<Duration>, now: Instant) {
+    pub(super) fn measure_uplink(&mut self, index: usize, params: Params, up: &LinkUp<'_>, now: Instant) {
         let uplink = &mut self.uplinks[index];
         match &mut uplink.measured {
             Some(measured) => measured.controller.set_params(params),
-            None => uplink.measured = Some(Box::new(Measured::new(params, rtt, now))),
+            None => uplink.measured = Some(Box::new(Measured::new(params, up, now))),
         }
         self.pace_measured(index);
     }
@@ -221,9 +220,7 @@ impl Engine {
         }
         if rate != measured.told {
             measured.told = rate;
-            let rate = (rate != u64::MAX).then(|| Bitrate::from_bps(rate.saturating_mul(8)));
-            let quantum = rate.map_or(QUANTUM, quantum);
-            match rate {
+            match (rate != u64::MAX).then(|| Bitrate::from_bps(rate.saturating_mul(8))) {
                 Some(rate) => self.uplinks[index].pace_at(rate),
                 None => {
                     for id in self.uplinks[index].leave_unpaced() {
@@ -231,9 +228,7 @@ impl Engine {
                     }
                 }
             }
-            for link in self.links.values_mut().filter(|link| link.uplink == index) {
-                link.drr.set_quantum(quantum);
-            }
+            self.fit_queues(index);
         }
         if is_open {
             for id in self.uplinks[index].waiting_links() {
@@ -301,6 +296,14 @@ impl Engine {
         let Snapshot { state, rate, queue, .. } = measured.controller.snapshot();
         let decision = measured.controller.decisions().next_back().copied();
         self.level_changes.push(LevelChange { uplink: uplink.name.clone(), from, to, state, rate, queue, decision });
+    }
+
+    /// What was learnt of each uplink whose rate is measured, with its name and whether its links deliver in order.
+    pub fn learnt(&self) -> impl Iterator<Item = (&str, bool, Remembered)> {
+        self.uplinks.iter().filter_map(|uplink| {
+            let learnt = uplink.measured.as_ref()?.controller.remember()?;
+            Some((uplink.name.as_str(), uplink.is_ordered, learnt))
+        })
     }
 
     /// Changes of level since the last call; few, and at most one a second for each uplink.

@@ -37,7 +37,7 @@ use crate::wire::batch::{Batch, Lane};
 use crate::wire::code::Code;
 use crate::wire::frame::Frame;
 
-pub use datagrams::{DatagramTotals, Outgoing};
+pub use datagrams::{DatagramTotals, Outgoing, class_of};
 use link::{Link, PONGS_MAX};
 pub use measure::{LevelChange, RateSnapshot};
 pub use pace::LinkUp;
@@ -54,7 +54,7 @@ pub struct Params {
     /// How long a session lives without any link.
     pub resume_timeout: Duration,
     /// Datagrams that wait, on all links together.
-    pub datagrams: sched::datagrams::Params,
+    pub datagrams: sched::cake::Params,
     /// What all links of the session may send together.
     pub max_rate: Option<Bitrate>,
     /// A line that other sessions share.
@@ -67,7 +67,7 @@ impl Default for Params {
             session: session::Params::default(),
             liveness: liveness::Params::default(),
             resume_timeout: Duration::from_secs(120),
-            datagrams: sched::datagrams::Params::default(),
+            datagrams: sched::cake::Params { memory: 2 << 20, ..sched::cake::Params::default() },
             max_rate: None,
             egress: None,
         }
@@ -144,7 +144,7 @@ impl Engine {
         let shared = params.egress.as_ref().map(|egress| Limiter::Shared(Share::join(egress)));
         Self {
             session: Session::new(side, params.session.clone()),
-            plane: datagrams::Plane::new(side, &params.datagrams),
+            plane: datagrams::Plane::new(side, &params.datagrams, now),
             params,
             seed,
             links: BTreeMap::new(),
@@ -190,15 +190,16 @@ impl Engine {
         let taken = self.links.values().fold(0u64, |mask, link| mask | 1 << link.slot);
         let Some(slot) = (0..LINKS_MAX as u8).find(|slot| taken & (1 << slot) == 0) else { return false };
         self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        let datagrams = sched::datagrams::Datagrams::new(self.params.datagrams.clone());
+        let datagrams = self.plane.queue(self.params.datagrams, self.seed);
         let mut link = Link::new(slot, up, self.params.liveness.clone(), datagrams, self.seed, now);
         link.uplink = self.uplink_for(up);
         let index = link.uplink;
         self.links.insert(id, link);
         match up.rate {
-            Some(params) => self.measure_uplink(index, params, up.rtt, now),
+            Some(params) => self.measure_uplink(index, params, up, now),
             None => self.limit_uplink(id, up.limit),
         }
+        self.fit_all_queues();
         self.orphaned = None;
         self.session.begin_statement(false);
         self.statement_link = Some(id);
@@ -206,7 +207,7 @@ impl Engine {
         for stream in std::mem::take(&mut self.homeless) {
             self.activate(stream, now);
         }
-        self.place_homeless();
+        self.place_homeless(now);
         self.leave_suspects(now);
         self.wake(id);
         self.settle(now);
@@ -230,8 +231,7 @@ impl Engine {
         for stream in link.drr.take_all() {
             self.activate(stream, now);
         }
-        self.plane.link_lost(&link);
-        self.place_datagrams(link.datagrams.take_all());
+        self.rescue_datagrams(link, now);
         self.settle(now);
     }
 
@@ -443,7 +443,7 @@ impl Engine {
                 self.activate(stream, now);
             }
         }
-        self.move_datagrams(id);
+        self.move_datagrams(id, now);
         if self.statement_link == Some(id) && self.session.has_statement() {
             self.begin_statement();
         }
@@ -550,14 +550,10 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut put = 0;
         while batch.len() < want {
-            let (streams, flows) = (link.drr.len(), link.datagrams.len());
-            let Some(turn) = link.balance.turn(streams, flows) else { break };
+            let (streams, flows) = (link.drr.len(), link.datagrams.flows());
+            let Some(turn) = link.balance.turn(streams, flows, link.datagrams.has_sparse()) else { break };
             if turn == Turn::Datagram {
-                let Some((datagram, _, len)) = link.datagrams.pop(now) else { continue };
-                batch.datagram(&datagram);
-                link.balance.sent(turn, len, flows);
-                self.plane.count_sent(len);
-                put += len;
+                put += self.plane.send_next(link, batch, now);
                 continue;
             }
             let Some((stream, allowed)) = link.drr.turn() else { break };
@@ -644,6 +640,8 @@ impl Engine {
         if now.saturating_duration_since(self.bulk_counted) > BULK_COUNT {
             self.count_bulk(now);
             self.choose_control();
+            self.compare_directions(now);
+            self.fit_all_queues();
         }
         if self.orphaned.is_some_and(|since| now >= since + self.params.resume_timeout) && self.lost.is_none() {
             self.lost = Some(format!("no link for {} s", self.params.resume_timeout.as_secs()));

@@ -12,11 +12,12 @@ use super::measure::{Measured, Metered};
 use super::{Engine, Link};
 use crate::ids::LinkId;
 use crate::rate;
+use crate::sched::cake::{self, TINS, TinStats};
 use crate::sched::egress::Share;
 use crate::sched::encap::Encapsulation;
 use crate::sched::shaper::Shaper;
 use crate::sched::{QUANTUM, quantum};
-use crate::units::Bitrate;
+use crate::units::{Bitrate, ByteSize};
 
 /// How a link joins.
 #[derive(Clone, Copy, Debug)]
@@ -35,15 +36,21 @@ pub struct LinkUp<'a> {
     pub is_ordered: bool,
     /// The round trip as the handshake saw it.
     pub rtt: Option<Duration>,
+    /// What is known of the uplink from before; counts with `rate` only, and when nothing newer is known.
+    pub remembered: Option<rate::Remembered>,
 }
 
 impl LinkUp<'_> {
     /// A link in memory without limits.
     pub const fn plain(rank: u8) -> Self {
         let encapsulation = Encapsulation::NONE;
-        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None }
+        Self { rank, uplink: "", encapsulation, limit: None, rate: None, is_ordered: true, rtt: None, remembered: None }
     }
 }
+
+/// Where so many times more comes than may be sent, acknowledgements fill the narrow direction: for 1,448 bytes each second
+/// segment has one of about 130 on the wire. Half of it ends that.
+const NARROW: u64 = 8;
 
 /// Lateness that is made good where the rate is measured: what is made good becomes a queue in the path, and must be
 /// none to speak of.
@@ -125,13 +132,13 @@ impl Gate {
         if over {
             link.turn = link.round_bytes();
         }
-        if place.is_some() && !over && !link.drr.has_new() {
+        if place.is_some() && !over && !link.has_new() {
             return;
         }
         if let Some(place) = place {
             self.waiting.remove(place);
         }
-        if link.drr.has_new() || !over {
+        if link.has_new() || !over {
             self.waiting.push_front(id);
         } else {
             self.waiting.push_back(id);
@@ -147,12 +154,18 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Uplink {
     pub(super) name: String,
-    is_ordered: bool,
+    pub(super) is_ordered: bool,
     pub(super) gate: Option<Gate>,
     /// What moves the gate, if the rate is measured.
     pub(super) measured: Option<Box<Measured>>,
     /// What measures for the peer.
     pub(super) metered: Option<Box<Metered>>,
+    /// What the queues of links counted that are no more.
+    pub(super) past: [TinStats; TINS],
+    /// What came over it until when.
+    received: Option<(u64, Instant)>,
+    /// Far more comes over it than may be sent: acknowledgements are not to fill it.
+    is_narrow: bool,
 }
 
 impl Uplink {
@@ -184,8 +197,17 @@ impl Engine {
         if let Some(known) = self.uplinks.iter().position(is_it) {
             return known;
         }
-        let name = up.uplink.to_owned();
-        let fresh = Uplink { name, is_ordered: up.is_ordered, gate: None, measured: None, metered: None };
+        let (name, past) = (up.uplink.to_owned(), [TinStats::default(); TINS]);
+        let fresh = Uplink {
+            name,
+            is_ordered: up.is_ordered,
+            gate: None,
+            measured: None,
+            metered: None,
+            past,
+            received: None,
+            is_narrow: false,
+        };
         let used = |index: &usize| self.links.values().any(|link| link.uplink == *index);
         match (0..self.uplinks.len()).find(|index| !used(index)) {
             Some(index) => {
@@ -214,10 +236,41 @@ impl Engine {
                 }
             }
         }
-        let quantum = self.pace_of(id).map_or(QUANTUM, quantum);
+        self.fit_queues(index);
+    }
+
+    /// Fits the queues of an uplink's links to its rate and to their round trips.
+    pub(super) fn fit_queues(&mut self, index: usize) {
+        let gate = self.uplinks[index].gate.as_ref();
+        let rate = gate.into_iter().chain(&self.gates).map(Gate::rate).min();
+        let quantum = rate.map_or(QUANTUM, quantum);
+        let memory = self.params.datagrams.memory / self.links.len().max(1);
+        let ack_filter = self.uplinks[index].is_narrow;
+        let params = cake::Params { memory, ack_filter, ..self.params.datagrams };
         for link in self.links.values_mut().filter(|link| link.uplink == index) {
             link.drr.set_quantum(quantum);
+            link.datagrams.set_params(params.for_line(rate, link.live.min_rtt().unwrap_or_default()));
         }
+    }
+
+    /// Looks how much comes over each uplink, beside what may be sent. To be called every second or so.
+    pub(super) fn compare_directions(&mut self, now: Instant) {
+        for index in 0..self.uplinks.len() {
+            let links = self.links.values().filter(|link| link.uplink == index);
+            let received: u64 = links.map(|link| link.bytes_received).sum();
+            let uplink = &mut self.uplinks[index];
+            let before = uplink.received.replace((received, now));
+            let rate = uplink.gate.iter().chain(&self.gates).map(Gate::rate).min();
+            let (Some((earlier, since)), Some(rate)) = (before, rate) else { continue };
+            let came = ByteSize::from_bytes(received.saturating_sub(earlier)) / now.saturating_duration_since(since);
+            let ratio = if uplink.is_narrow { NARROW / 2 } else { NARROW };
+            uplink.is_narrow = came.bps() > rate.bps().saturating_mul(ratio);
+        }
+    }
+
+    /// [`Self::fit_queues`], of all uplinks: there are more links or fewer.
+    pub(super) fn fit_all_queues(&mut self) {
+        (0..self.uplinks.len()).for_each(|index| self.fit_queues(index));
     }
 
     /// What the link may send by our own limits, which other links may share.
@@ -250,7 +303,7 @@ impl Engine {
         if let Some(measured) = measured {
             measured.on_backlog(true, now);
             if let Some(gate) = gate.as_mut() {
-                let window = measured.room(link.drr.has_new());
+                let window = measured.room(link.has_new());
                 if window == 0 {
                     measured.is_held = true;
                     gate.hold(id, link);
@@ -312,6 +365,7 @@ impl Engine {
         if let Some(rate) = rate {
             self.gates.insert(0, Gate::new(Limiter::Own(Shaper::new(rate))));
         }
+        self.fit_all_queues();
         for id in old.map(|gate| gate.waiting).into_iter().flatten() {
             self.wake(id);
         }

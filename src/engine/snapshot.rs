@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::ids::LinkId;
+use crate::sched::cake::{TINS, TinStats};
 use crate::session::Totals;
 use crate::units::Bitrate;
 
@@ -48,6 +49,8 @@ pub struct UplinkSnapshot {
     pub waiting: usize,
     /// What is measured of it, where the rate is.
     pub rate: Option<RateSnapshot>,
+    /// Its queue of datagrams, by tin, the most urgent first.
+    pub tins: [TinStats; TINS],
 }
 
 /// One session.
@@ -99,7 +102,15 @@ pub(super) fn take(engine: &Engine, now: Instant) -> Snapshot {
         .collect();
     let uplinks =
         engine.uplinks.iter().enumerate().filter(|(index, _)| engine.links.values().any(|link| link.uplink == *index));
-    let uplinks = uplinks.map(|(_, uplink)| UplinkSnapshot {
+    let tins = |index: usize, past: &[TinStats; TINS]| {
+        let mut tins = *past;
+        for link in engine.links.values().filter(|link| link.uplink == index) {
+            tins.iter_mut().enumerate().for_each(|(tin, sum)| sum.merge(&link.datagrams.stats(tin)));
+        }
+        tins
+    };
+    let uplinks = uplinks.map(|(index, uplink)| UplinkSnapshot {
+        tins: tins(index, &uplink.past),
         name: uplink.name.clone(),
         limit: uplink.gate.iter().chain(&engine.gates).map(Gate::rate).min(),
         waiting: uplink.gate.as_ref().map_or(0, Gate::waiting),

@@ -111,6 +111,8 @@ pub(super) struct Path {
     reference: Option<u32>,
     base: Least,
     rtt_base: Least,
+    /// The same with the time that the receiver says to have held its reports: nobody can make it shorter than it is.
+    rtt_proven: Least,
     /// Least of the round trip without the way there: the way back, by two clocks.
     back_base: Least,
     /// Delay of the queue on the way back; falls slowly.
@@ -131,6 +133,7 @@ impl Path {
             reference: None,
             base: least(),
             rtt_base: least(),
+            rtt_proven: least(),
             back_base: least(),
             back_queue: 0.0,
             srtt: 0.0,
@@ -158,6 +161,7 @@ impl Path {
         let (least, last) = (relative(report.least_us), relative(report.delay_us));
         let rtt = (at - sent.at - f64::from(report.held_us) * 1e-6).max(0.0);
         self.on_rtt(rtt, at);
+        self.rtt_proven.add(at, at - sent.at);
         // Two upper bounds of the same queue. The first wanders with the clocks, the second has the way back in it.
         let above_rtt = rtt - self.rtt_base.get().unwrap_or(rtt);
         self.back_base.add(at, rtt - last);
@@ -246,10 +250,16 @@ impl Path {
     pub(super) fn shift_base(&mut self, by: f64) {
         self.base.raise(by);
         self.rtt_base.raise(by);
+        self.rtt_proven.raise(by);
         self.queue = (self.queue - by).max(0.0);
         for point in &mut self.points {
             point.queue = (point.queue - by).max(0.0);
         }
+    }
+
+    /// Least time from sending to a report, as this side saw it, seconds; none before the first.
+    pub(super) fn rtt_proven(&self) -> Option<f64> {
+        self.rtt_proven.get()
     }
 
     /// Delay of the queue, seconds.

@@ -43,6 +43,8 @@ pub struct LinkMeta {
     pub rate: Option<rate::Params>,
     /// The round trip between the two sites, as the handshake saw it.
     pub rtt: Option<Duration>,
+    /// What is known of the uplink from before.
+    pub remembered: Option<rate::Remembered>,
 }
 
 /// Why a link is no more.
@@ -184,6 +186,7 @@ impl Shell {
             rate: meta.rate,
             is_ordered: meta.info.transport.is_ordered(),
             rtt: meta.rtt,
+            remembered: meta.remembered,
         };
         core.engine.link_up_on(id, &up, now);
         core.links.insert(id, LinkSlot { meta, writer: None, closing: None, ended: Some(ended), tasks: Vec::new() });
@@ -194,6 +197,12 @@ impl Shell {
             slot.tasks = tasks;
         }
         Ok((id, end))
+    }
+
+    /// What was learnt of the uplinks whose rates are measured: name, whether links deliver in order, estimate.
+    pub fn learnt(&self) -> Vec<(String, bool, rate::Remembered)> {
+        let core = self.core.borrow();
+        core.engine.learnt().map(|(name, is_ordered, learnt)| (name.to_owned(), is_ordered, learnt)).collect()
     }
 
     /// A link's task has ended; called once per link.
@@ -339,11 +348,13 @@ fn encapsulation(meta: &LinkMeta) -> Encapsulation {
 /// A queue that is begun and gone is of interest to who looks for it; one that is long, to everybody.
 fn tell_level(change: &LevelChange) {
     let LevelChange { uplink, from, to, state, rate, queue, decision } = change;
-    let (rate, because) = (Bitrate::from_bps(rate * 8 / 1000 * 1000), decision.map(|decision| decision.reason.words()));
+    // A path that is left to itself has none.
+    let rate = (*rate != u64::MAX).then(|| Bitrate::from_bps(rate.saturating_mul(8) / 1000 * 1000));
+    let (rate, because) = (rate.map(tracing::field::display), decision.map(|decision| decision.reason.words()));
     if *from.max(to) >= Level::SoftRed {
-        tracing::info!(uplink, %from, %to, %state, %rate, ?queue, because, "level of the uplink");
+        tracing::info!(uplink, %from, %to, %state, rate, ?queue, because, "level of the uplink");
     } else {
-        tracing::debug!(uplink, %from, %to, %state, %rate, ?queue, because, "level of the uplink");
+        tracing::debug!(uplink, %from, %to, %state, rate, ?queue, because, "level of the uplink");
     }
 }
 
@@ -435,5 +446,27 @@ impl Core {
             }
         }
         self.wake_driver();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate::State;
+
+    #[test]
+    fn a_level_is_told_of_a_path_without_a_rate_too() {
+        for rate in [0, 125_000, u64::MAX] {
+            let change = LevelChange {
+                uplink: "lan".into(),
+                from: Level::SoftRed,
+                to: Level::Green,
+                state: State::Near,
+                rate,
+                queue: Duration::ZERO,
+                decision: None,
+            };
+            tell_level(&change);
+        }
     }
 }

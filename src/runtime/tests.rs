@@ -42,8 +42,16 @@ impl World {
         for (shell, raw) in [(&self.client, a), (&self.server, b)] {
             let info = raw.info();
             let (tx, rx) = raw.into_link();
-            let meta =
-                LinkMeta { info, uplink: "test".into(), sealed: None, rank: 0, limit: None, rate: None, rtt: None };
+            let meta = LinkMeta {
+                info,
+                uplink: "test".into(),
+                sealed: None,
+                rank: 0,
+                limit: None,
+                rate: None,
+                rtt: None,
+                remembered: None,
+            };
             shell.attach(LinkTx::Mem(Box::new(tx)), LinkRx::Mem(Box::new(rx)), meta).unwrap();
         }
         cut

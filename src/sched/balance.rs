@@ -1,7 +1,11 @@
 //! Streams and datagrams on one link: each flow counts the same, whichever of the two it is.
 //!
 //! Two virtual times (Zhang 1990), which advance by bytes sent over flows waiting; who is behind goes next, and who comes
-//! back from a pause starts where the other is.
+//! back from a pause starts where the other is. Datagrams of a flow that says little need not wait until they are behind, as
+//! long as they are not far ahead.
+
+/// How far datagrams of flows that say little may be ahead: bytes that each stream has still to send.
+const LEAD: u64 = 16 * 1024;
 
 /// Who may send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,8 +26,9 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// Whose turn it is, with so many flows waiting on each side; nobody's when there are none.
-    pub fn turn(&mut self, streams: usize, datagrams: usize) -> Option<Turn> {
+    /// Whose turn it is, with so many flows waiting on each side; nobody's when there are none. `sparse`: the next datagram is
+    /// of a flow that says little.
+    pub fn turn(&mut self, streams: usize, datagrams: usize, sparse: bool) -> Option<Turn> {
         let was_idle = std::mem::replace(&mut self.idle, [streams == 0, datagrams == 0]);
         match (streams, datagrams) {
             (0, 0) => return None,
@@ -37,7 +42,8 @@ impl Balance {
         if was_idle[1] {
             self.datagrams = self.datagrams.max(self.streams);
         }
-        Some(if self.datagrams <= self.streams { Turn::Datagram } else { Turn::Stream })
+        let lead = if sparse { LEAD << 8 } else { 0 };
+        Some(if self.datagrams <= self.streams + lead { Turn::Datagram } else { Turn::Stream })
     }
 
     /// Counts what one side sent while so many of its flows were waiting.
@@ -61,7 +67,7 @@ mod tests {
     fn serve(balance: &mut Balance, streams: usize, datagrams: usize, total: usize) -> (usize, usize) {
         let mut sent = (0, 0);
         while sent.0 + sent.1 < total {
-            match balance.turn(streams, datagrams).unwrap() {
+            match balance.turn(streams, datagrams, false).unwrap() {
                 Turn::Stream => {
                     sent.0 += 32_768;
                     balance.sent(Turn::Stream, 32_768, streams);
@@ -88,12 +94,34 @@ mod tests {
     fn a_pause_earns_nothing_and_costs_nothing() {
         let mut balance = Balance::default();
         for _ in 0..1_000 {
-            assert_eq!(balance.turn(5, 0), Some(Turn::Stream));
+            assert_eq!(balance.turn(5, 0, false), Some(Turn::Stream));
             balance.sent(Turn::Stream, 60_000, 5);
         }
-        assert_eq!(balance.turn(5, 1), Some(Turn::Datagram), "who comes back goes first");
+        assert_eq!(balance.turn(5, 1, false), Some(Turn::Datagram), "who comes back goes first");
         let (s, d) = serve(&mut balance, 5, 1, 12_000_000);
         assert!(d * 4 < s, "but has its share only: {d} beside {s}");
-        assert_eq!(balance.turn(0, 0), None);
+        assert_eq!(balance.turn(0, 0, true), None);
+    }
+
+    #[test]
+    fn what_says_little_goes_first_but_not_for_ever() {
+        let mut balance = Balance::default();
+        for _ in 0..2_000 {
+            // A call beside bulk: it is sent at once each time.
+            assert_eq!(balance.turn(4, 1, true), Some(Turn::Datagram));
+            balance.sent(Turn::Datagram, 200, 1);
+            for _ in 0..2 {
+                assert_eq!(balance.turn(4, 0, false), Some(Turn::Stream));
+                balance.sent(Turn::Stream, 3_000, 4);
+            }
+        }
+        // Many that say little, one after the other, are together no more than a flow each.
+        let (mut streams, mut datagrams) = (0, 0);
+        while streams + datagrams < 4_000_000 {
+            let turn = balance.turn(1, 1, true).unwrap();
+            *(if turn == Turn::Stream { &mut streams } else { &mut datagrams }) += 1_000usize;
+            balance.sent(turn, 1_000, 1);
+        }
+        assert!(streams.abs_diff(datagrams) <= 2 * LEAD as usize, "{streams} and {datagrams}");
     }
 }

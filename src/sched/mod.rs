@@ -11,7 +11,7 @@ pub mod encap;
 pub mod shaper;
 
 pub mod balance;
-pub mod datagrams;
+pub mod cake;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

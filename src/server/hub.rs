@@ -11,7 +11,7 @@ use crate::admin::Status;
 use crate::config;
 use crate::ids::SessionId;
 use crate::sched::egress::Egress;
-use crate::site::{Edges, Packets, PeerEnd};
+use crate::site::{Edges, Estimates, Packets, PeerEnd};
 use crate::transport::auth::{Admission, Admitted, KnownPeer, Offer};
 use crate::wire::hello::{Refusal, RefusalCode};
 use crate::wire::noise::{Psk, PublicKey};
@@ -67,6 +67,7 @@ impl Hub {
             exit: config.exit.clone(),
             udp: config.udp.clone(),
             egress: config.max_rate.map(Egress::shared),
+            estimates: Estimates::open(config.site.state_dir.as_deref(), &config.site.name),
         };
         let hub = Arc::new(Self {
             table: RwLock::default(),

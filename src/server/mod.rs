@@ -23,6 +23,7 @@ use crate::admin::protocol::{Answer, Request};
 use crate::admin::{self, Status};
 use crate::config;
 use crate::host::Journal;
+use crate::ids::Side;
 use crate::runtime::clock;
 use crate::site::{self, Daemon, Edges, Packets, Sockets, journal, notify, packets, params};
 use crate::transport::TransportKind;
@@ -109,7 +110,7 @@ impl Server {
         let mut packets = match &config.tun {
             Some(tun) => {
                 let workers = config.performance.packet_workers;
-                Some(Packets::open(tun, &networks(&config), workers, masquerade).await?)
+                Some(Packets::open(Side::Server, tun, &networks(&config), workers, masquerade).await?)
             }
             None => None,
         };

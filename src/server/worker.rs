@@ -21,10 +21,11 @@ use crate::runtime::shell::{LinkMeta, PacketSink, Shell};
 use crate::runtime::stream::SessionRef;
 use crate::runtime::{clock, driver, random};
 use crate::sched::egress::SharedEgress;
-use crate::site::PeerEnd;
 use crate::site::edges::{self, Dialling, Edges, Serving};
+use crate::site::estimates::{self, PathName};
 use crate::site::params;
 use crate::site::report::{self, Reporter};
+use crate::site::{Estimates, PeerEnd};
 use crate::transport;
 use crate::transport::auth::Admitted;
 use crate::wire::code::Code;
@@ -75,6 +76,8 @@ pub(super) struct Limits {
     pub(super) udp: config::Udp,
     /// The line that all peers share, if it is the narrow place.
     pub(super) egress: Option<SharedEgress>,
+    /// Of the paths to all peers.
+    pub(super) estimates: Estimates,
 }
 
 /// Starts a worker: number 0 on the calling thread, the others on their own.
@@ -129,7 +132,16 @@ impl Worker {
     }
 
     async fn run(self, mut inbox: mpsc::Receiver<Command>) {
-        while let Some(command) = inbox.recv().await {
+        let mut regularly = tokio::time::interval(estimates::EVERY);
+        loop {
+            let command = tokio::select! {
+                command = inbox.recv() => command,
+                _ = regularly.tick() => {
+                    self.learn();
+                    continue;
+                }
+            };
+            let Some(command) = command else { return };
             if let Some((patience, done)) = self.obey(command) {
                 self.wind_up(patience, inbox).await;
                 // Whoever asked may have left.
@@ -233,7 +245,9 @@ impl Worker {
         let is_ordered = admitted.info.transport.is_ordered();
         // TCP hides what happens on the path: its own control is better there.
         let measured = admitted.rate.filter(|_| !is_ordered);
+        let path = PathName { peer: name.clone(), uplink: admitted.uplink.clone(), is_ordered };
         let meta = LinkMeta {
+            remembered: self.limits.estimates.of(&path),
             info: admitted.info,
             uplink: admitted.uplink,
             sealed: admitted.sealed.map(report::cipher),
@@ -273,8 +287,10 @@ impl Worker {
         let dialling = peer.dialling.clone();
         dialling.take_datagrams(&shell, Side::Server, &peer.hub);
         let (peer, hub, driven) = (Rc::clone(peer), Arc::clone(&self.hub), Rc::clone(&shell));
+        let estimates = self.limits.estimates.clone();
         spawn_local(async move {
             let end = driver::run(Rc::clone(&driven), |incoming| dialling.connect(incoming)).await;
+            estimates.learn_of(&name, &driven);
             let id = driven.id.get();
             tracing::info!(session = %id, peer = name, ?end, "session ended");
             hub.forget(id);
@@ -310,6 +326,15 @@ impl Worker {
         });
     }
 
+    /// Keeps what the sessions have learnt.
+    fn learn(&self) {
+        for peer in self.peers.borrow().values() {
+            let config = peer.config.borrow();
+            peer.sessions.borrow().values().for_each(|shell| self.limits.estimates.learn_of(&config.name, shell));
+        }
+        self.limits.estimates.save();
+    }
+
     async fn shutdown(&self, patience: Duration) {
         let mut shells = Vec::new();
         for peer in self.peers.borrow().values() {
@@ -325,6 +350,7 @@ impl Worker {
         if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!("streams are still open; ending them");
         }
+        self.learn();
         shells.iter().for_each(|shell| shell.close(Code::GoingAway, "the server is shutting down"));
         let closed = async {
             while shells.iter().any(|shell| shell.link_count() > 0) {

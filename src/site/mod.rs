@@ -6,6 +6,7 @@
 
 pub mod daemon;
 pub mod edges;
+pub mod estimates;
 pub mod journal;
 pub mod notify;
 pub mod packets;
@@ -16,6 +17,7 @@ pub mod sockets;
 
 pub use daemon::Daemon;
 pub use edges::Edges;
+pub use estimates::Estimates;
 pub use packets::{Packets, PeerEnd};
 pub use sockets::Sockets;
 

@@ -9,6 +9,7 @@ use tokio::task::spawn_local;
 use crate::admin::status::{TunPeerStatus, TunStatus};
 use crate::config::{self, Tun};
 use crate::host::{Journal, journal};
+use crate::ids::Side;
 use crate::listeners::tun::{self as edge, Inbox, Plane, Reader};
 use crate::runtime::random;
 use crate::tun::{Device, Masquerade, Params};
@@ -37,12 +38,13 @@ pub struct PeerEnd {
 }
 
 impl Packets {
-    /// Makes the device for peers with these names and prefixes. `workers` threads read it; with none, the thread that
+    /// Makes the device of this side for peers with these names and prefixes. `workers` threads read it; with none, the thread that
     /// calls [`Self::serve`] does.
     ///
     /// # Errors
     /// Nothing is left behind.
     pub async fn open(
+        side: Side,
         tun: &Tun,
         peers: &[(String, Vec<Prefix>)],
         workers: usize,
@@ -60,7 +62,7 @@ impl Packets {
         };
         let queues = Device::open(&params).await?;
         let own = tun.addresses.iter().map(|(address, _)| *address).collect();
-        let (plane, inboxes) = Plane::new(queues, own, tun.mtu, &prefixes, random::seed());
+        let (plane, inboxes) = Plane::new(side, queues, own, tun.mtu, &prefixes, random::seed());
         let readers = (0..plane.queues().len()).filter_map(|queue| Reader::new(&plane, queue)).collect();
         let names = peers.iter().map(|(name, _)| name.clone()).collect();
         let inboxes = inboxes.into_iter().map(Some).collect();

@@ -50,9 +50,9 @@ pub fn engine(performance: &Performance, max_streams: u32, times: &Liveness) -> 
             ..liveness::Params::default()
         },
         resume_timeout: times.resume_timeout,
-        datagrams: sched::datagrams::Params {
-            limit: (memory / 64).clamp(512 << 10, 8 << 20) as usize,
-            ..sched::datagrams::Params::default()
+        datagrams: sched::cake::Params {
+            memory: (memory / 64).clamp(512 << 10, 8 << 20) as usize,
+            ..sched::cake::Params::default()
         },
         ..engine::Params::default()
     }

@@ -90,6 +90,15 @@ impl Datagram {
         }
     }
 
+    /// Bytes of [`Self::payload`].
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Known { bytes, .. } | Self::Named { bytes, .. } => bytes.len(),
+            Self::Packet { packet, .. } => packet.bytes.len(),
+            Self::Flow { .. } => 0,
+        }
+    }
+
     /// Datagrams with the same number keep their order as far as they can, and share one turn in the scheduler.
     pub fn order(&self) -> u64 {
         match self {

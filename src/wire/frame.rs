@@ -44,6 +44,16 @@ impl Class {
             _ => Self::BestEffort,
         }
     }
+
+    /// As in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bulk => "bulk",
+            Self::BestEffort => "best-effort",
+            Self::Video => "video",
+            Self::Interactive => "interactive",
+        }
+    }
 }
 
 /// One frame. Stream offsets count bytes from the stream's start; the end of a stream counts as one more byte, so that

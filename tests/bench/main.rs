@@ -7,6 +7,7 @@
 
 mod chaos;
 mod delay;
+mod exit;
 mod far;
 mod near;
 mod netns;
@@ -16,6 +17,7 @@ mod packets_soak;
 mod plan;
 mod proc;
 mod process;
+mod queue;
 mod raw;
 mod relay;
 mod report;
@@ -96,6 +98,8 @@ enum Action {
     Udp(udp::Options),
     /// Packet mode between two network namespaces, beside a relay between two TUN devices. Needs root and iperf3.
     Packets(packets::Options),
+    /// The queue of packets alone: what one costs on its way in and out.
+    Queue,
     /// Crafted TCP between two network namespaces, beside QUIC over UDP. Needs root.
     Raw(raw::Options),
     /// A plain relay between a TUN device in each of two network namespaces, until killed.
@@ -112,6 +116,10 @@ enum Action {
     Web(web::Options),
     /// Thousands of connections opened at once over a long path.
     Storm(storm::Options),
+    /// New flows to a target that is far from the server, with `exit_pool` and without. Needs root.
+    Exit(exit::Options),
+    /// Times of new flows, one after the other, to a far end that is reached through `to`: half of them and nine tenths, ms.
+    Flows { to: SocketAddr, count: usize },
     /// Mixed load for a long time, with links cut all along.
     Soak(soak::Options),
 }
@@ -152,8 +160,11 @@ fn run(arguments: &Arguments) -> Result<bool> {
             raise_files_limit()?;
             far::runtime()?.block_on(storm::run(options))
         }
+        Some(Action::Exit(options)) => exit::run(options),
+        Some(Action::Flows { to, count }) => far::runtime()?.block_on(exit::flows(*to, *count)).map(|()| true),
         Some(Action::Packets(options)) => packets::run(options),
         Some(Action::PacketsFar(options)) => packets_far::run(options),
+        Some(Action::Queue) => queue::run(),
         Some(Action::Raw(options)) => raw::run(options),
         Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),
         Some(Action::Soak(options)) => {

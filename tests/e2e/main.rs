@@ -12,6 +12,7 @@ mod hostile;
 mod operation;
 mod packets;
 mod proxies;
+mod queue;
 mod rate;
 mod raw;
 mod servers;

@@ -20,14 +20,14 @@ use super::harness::{PATIENCE, poll_until};
 const TRANSFER: usize = 8 << 20;
 
 /// A server and clients, each host a network namespace, joined by one wire each. All of it goes with this value.
-struct Net {
+pub(crate) struct Net {
     names: Vec<String>,
     dir: TempDir,
     keys: Vec<String>,
 }
 
 /// A site that runs on one of the hosts.
-struct Site {
+pub(crate) struct Site {
     process: Running,
     socket: PathBuf,
     log: PathBuf,
@@ -35,7 +35,7 @@ struct Site {
 
 impl Net {
     /// Host 0 is the server's, the others are clients'. `None`, once that is said, without root.
-    fn new(test: &str, clients: usize) -> Option<Self> {
+    pub(crate) fn new(test: &str, clients: usize) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !netem::sys::is_root() {
             tool::skip(test, "needs root");
@@ -84,7 +84,7 @@ impl Net {
     }
 
     /// Does something in the namespace of a host; sockets that come out of it stay there.
-    fn inside<T: Send>(&self, host: usize, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, host: usize, work: impl FnOnce() -> T + Send) -> T {
         let path = self.path(host);
         let worker = move || {
             netem::sys::enter_network(&path).unwrap();
@@ -105,7 +105,7 @@ impl Net {
     }
 
     /// Runs a program on a host, which has to succeed.
-    fn run(&self, host: usize, line: &[&str]) -> String {
+    pub(crate) fn run(&self, host: usize, line: &[&str]) -> String {
         let output = tool::run_with(self.command(host, line[0]).args(&line[1..]), &[]);
         assert!(output.status.success(), "{line:?}: {}", text(&output.stderr));
         text(&output.stdout)
@@ -120,7 +120,7 @@ impl Net {
         file
     }
 
-    fn start(&self, host: usize, rest: &str) -> Site {
+    pub(crate) fn start(&self, host: usize, rest: &str) -> Site {
         let file = self.write(host, rest);
         let log = self.dir.path().join(format!("{host}.log"));
         let role = if host == 0 { "server" } else { "client" };
@@ -130,7 +130,7 @@ impl Net {
         Site { process, socket: self.dir.path().join(format!("{host}.sock")), log }
     }
 
-    fn server(&self, via: Via, tun: &str) -> Site {
+    pub(crate) fn server(&self, via: Via, tun: &str) -> Site {
         let peer = |host: usize| {
             let (key, last) = (&self.keys[host], host + 1);
             format!(
@@ -142,9 +142,15 @@ impl Net {
         self.start(0, &format!("{listen}{peers}[tun]\naddress = [\"10.77.0.1/24\", \"fd77::1/64\"]\n{tun}"))
     }
 
-    fn client(&self, host: usize, via: Via, tun: &str) -> Site {
+    pub(crate) fn client(&self, host: usize, via: Via, tun: &str) -> Site {
+        self.client_on(host, via, "", tun)
+    }
+
+    /// With more keys of the uplink.
+    pub(crate) fn client_on(&self, host: usize, via: Via, uplink: &str, tun: &str) -> Site {
         let url = via.url(&format!("192.0.2.{}", host * 4 + 1));
-        let uplink = format!("[[uplink]]\nname = \"a\"\nconnect = [{{ url = \"{url}\", verify = \"none\" }}]\n");
+        let uplink =
+            format!("[[uplink]]\nname = \"a\"\nconnect = [{{ url = \"{url}\", verify = \"none\" }}]\n{uplink}");
         let last = host + 1;
         let tun = format!("[tun]\naddress = [\"10.77.0.{last}/24\", \"fd77::{last}/64\"]\n{tun}");
         let site = self.start(host, &format!("[server]\npublic_key = \"{}\"\n{uplink}{tun}", self.keys[0]));
@@ -162,7 +168,7 @@ impl Drop for Net {
 }
 
 impl Site {
-    fn wait<T>(&self, what: &str, look: impl Fn(&Status) -> Option<T>) -> T {
+    pub(crate) fn wait<T>(&self, what: &str, look: impl Fn(&Status) -> Option<T>) -> T {
         poll_until(what, PATIENCE, || look(&admin::ask(&self.socket).ok()?))
     }
 
@@ -186,13 +192,13 @@ impl Drop for Site {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Via {
+pub(crate) enum Via {
     Wss,
     Quic,
 }
 
 impl Via {
-    fn url(self, host: &str) -> String {
+    pub(crate) fn url(self, host: &str) -> String {
         match self {
             Self::Wss => format!("wss://{host}:443/t"),
             Self::Quic => format!("quic://{host}:443"),
@@ -205,7 +211,7 @@ fn ip(line: &[&str]) {
     assert!(output.status.success(), "ip {line:?}: {}", text(&output.stderr));
 }
 
-fn address(v6: bool, last: usize, port: u16) -> SocketAddr {
+pub(crate) fn address(v6: bool, last: usize, port: u16) -> SocketAddr {
     let ip: IpAddr = if v6 { format!("fd77::{last}") } else { format!("10.77.0.{last}") }.parse().unwrap();
     SocketAddr::new(ip, port)
 }

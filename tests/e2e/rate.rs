@@ -253,3 +253,49 @@ fn bounds_of_a_measured_rate_hold_on_both_sides() {
     assert!(measured.up < 10.0 * MBIT && measured.down < 10.0 * MBIT, "{:.0}, {:.0}", measured.up, measured.down);
     assert!(measured.up > 8.0 * MBIT && measured.down > 8.0 * MBIT, "{:.0}, {:.0}", measured.up, measured.down);
 }
+
+#[test]
+#[ignore = "wants the machine to itself: .ci/test runs it in a step of its own"]
+fn a_site_that_is_restarted_begins_at_what_it_had_learnt() {
+    let bulk = both_ways();
+    let pair = Pair::new();
+    let port = free_port();
+    // Wherever the sites run, these variables are theirs alone.
+    let kept = |name: &str| {
+        let dir = pair.path(&format!("state-{name}"));
+        move |command: &mut std::process::Command| {
+            command.env("STATE_DIRECTORY", &dir);
+        }
+    };
+    let peer = format!("[[peer]]\nname = \"nl\"\npublic_key = \"{}\"\nallow = [\"any\"]\n", pair.client_key());
+    let serve = || pair.site_with("server", "ir", &format!("{}{peer}", Via::Quic.listen(port)), &kept("ir"));
+    let server = serve();
+    let line = Line::to(SocketAddr::from(([127, 0, 0, 1], port)), "rate=20mbit buffer=400ms delay=10ms");
+    let sections = format!("[rate]\ninitial = \"1mbit\"\n{}", forward(bulk.address()));
+    let text = pair.client_text(&Via::Quic.uplink(line.address().port()), &sections);
+    let dial = || {
+        let client = pair.site_with("client", "nl", &text, &kept("nl"));
+        client.wait_connected();
+        client
+    };
+    let client = dial();
+    let capacity = |site: &Site| {
+        site.wait_status("a measured rate", |status| {
+            Some(status.sessions.last()?.uplinks.first()?.rate.as_ref()?.capacity_bps as f64 / MBIT)
+        })
+    };
+    let first = (capacity(&client), capacity(&server));
+    assert!(first.0 < 2.0 && first.1 < 2.0, "nothing is known yet: {first:?} Mbit/s");
+    // To its end, so that the sites need not wait for it.
+    transfer(client.listener("forward"), 1, 16 << 20, Progress::default()).join().unwrap().unwrap();
+    let known = (capacity(&client), capacity(&server));
+    assert!(known.0 > 15.0 && known.1 > 15.0, "{known:?} Mbit/s");
+    for mut site in [client, server] {
+        site.signal("TERM");
+        assert_eq!(site.exit_code(4 * PATIENCE), Some(0));
+    }
+    let (server, client) = (serve(), dial());
+    let again = (capacity(&client), capacity(&server));
+    eprintln!("at first {first:?}, then {known:?}, after a restart {again:?} Mbit/s");
+    assert!(again.0 > 8.0 && again.1 > 8.0, "{again:?} Mbit/s");
+}

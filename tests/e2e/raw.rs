@@ -120,7 +120,8 @@ fn raw_links_carry_by_each_back_end_over_each_ip_and_leave_no_rules_behind() {
             for (site, host) in [(&client, Host::Client), (&server, Host::Server)] {
                 let raw = &site.status().raw[0];
                 assert_eq!(raw.backend, backend);
-                assert!(raw.sent > 1000 && raw.received > 1000, "{raw:?}");
+                // One way is mostly acknowledgements, each for many.
+                assert!(raw.sent.min(raw.received) > 200 && raw.sent.max(raw.received) > 1000, "{raw:?}");
                 assert!(net.rules(host).contains("ghostwire_raw_"), "the kernel is kept away");
             }
             end(&mut client);

@@ -110,7 +110,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
              "client.toml:10: performance.workers: unknown key; a client has one session on one thread; it belongs in a server's file"),
             ("[vpn]\nname = \"gw0\"\n",
              "client.toml:9: vpn: unknown key; known here: site, server, rate, uplink, forward, socks5, transparent, tun, dial, performance, udp, retry, liveness, handshake, admin, log, seal, raw, exit, exit_pool, breaker, daemon"),
-            ("[site.extra]\n", "client.toml:9: site.extra: unknown key; known here: name, private_key_file, private_key_env"),
+            ("[site.extra]\n", "client.toml:9: site.extra: unknown key; known here: name, private_key_file, private_key_env, state_dir"),
         ]
         .map(|(addition, said)| (with(addition), said))
         .each_ref()

@@ -63,6 +63,23 @@ fn a_client_in_ten_lines_has_the_documented_defaults() {
 }
 
 #[test]
+fn what_is_learnt_is_kept_where_the_file_or_systemd_says() {
+    let end = "[[uplink]]\nname = \"a\"\nconnect = [\"wss://a.example\"]\n";
+    let of = |key: &str, given: Option<&str>| {
+        let bench = Bench::new();
+        let text = format!("{}{end}", CLIENT.replace("[server]", &format!("{key}[server]")));
+        let env = |name: &str| if name == "STATE_DIRECTORY" { given.map(str::to_owned) } else { env(name) };
+        let dir = parse_client(&bench.path("client.toml"), &filled(&text), &env).0.unwrap().site.state_dir;
+        dir.map(|dir| dir.strip_prefix(bench.path("")).map(PathBuf::from).unwrap_or(dir))
+    };
+    assert_eq!(of("", None), None);
+    assert_eq!(of("", Some("/var/lib/ghostwire:/var/lib/more")), Some("/var/lib/ghostwire".into()));
+    assert_eq!(of("", Some("relative")), None);
+    assert_eq!(of("state_dir = \"kept\"\n", Some("/var/lib/ghostwire")), Some("kept".into()));
+    assert_eq!(of("state_dir = \"none\"\n", Some("/var/lib/ghostwire")), None);
+}
+
+#[test]
 fn rates_are_read_where_they_stand() {
     let client = client(
         "[rate]\nmode = \"fixed\"\n[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\nmax_up = \"19.5mbit\"\n\

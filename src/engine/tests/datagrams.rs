@@ -4,13 +4,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::super::{Engine, Outgoing, Params};
+use super::super::{Engine, LinkUp, Outgoing, Params};
 use crate::ids::{FlowId, LinkId, Side, StreamId};
+use crate::sched::cake::Ack;
+use crate::sched::encap::Encapsulation;
 use crate::session::Violation;
+use crate::units::Bitrate;
 use crate::wire::batch::{Batch, Lane};
 use crate::wire::code::Code;
 use crate::wire::datagram::Datagram;
 use crate::wire::frame::{self, Class, Frame};
+use crate::wire::packet::{Packet, checksum, samples};
 use crate::wire::parts::{self, Part};
 use crate::wire::target::Target;
 
@@ -19,7 +23,7 @@ const B: LinkId = LinkId(2);
 
 fn known(flow: u64, salt: u8, len: usize) -> Outgoing {
     let datagram = Datagram::Known { flow: FlowId(flow), bytes: Bytes::from(vec![salt; len]) };
-    Outgoing { class: Class::BestEffort, datagram }
+    Outgoing::new(Class::BestEffort, datagram)
 }
 
 fn engine(side: Side, links: &[LinkId], now: Instant) -> Engine {
@@ -125,7 +129,7 @@ fn streams_and_datagrams_share_a_link_by_flows() {
 fn the_queue_is_bounded_and_so_is_what_arrived() {
     let now = Instant::now();
     let mut engine = engine(Side::Client, &[A, B], now);
-    let limit = Params::default().datagrams.limit as u64;
+    let limit = Params::default().datagrams.memory as u64;
     for flow in 0..10_000 {
         engine.send_datagrams([known(flow * 2, 0, 1_200)], now);
         assert!(engine.snapshot(now).datagrams.waiting <= limit);
@@ -175,5 +179,148 @@ fn flow_numbers_of_the_wrong_side_are_a_violation() {
         let mut engine = engine(Side::Client, &[A], now);
         let expected = if fine { Ok(()) } else { Err(Violation::FlowNumber) };
         assert_eq!(engine.handle_frames(A, [frame.clone()], 0, now), expected, "{frame:?}");
+    }
+}
+
+/// A super-packet of TCP, of a sender that understands marks.
+fn super_packet(flow: u64) -> Outgoing {
+    let mut packet = samples::super_tcp(false, 1, &[7; 40_000], 1_348);
+    let mut bytes = packet.bytes.to_vec();
+    bytes[1] |= 2;
+    checksum::put_ipv4(&mut bytes[..20]);
+    packet.bytes = bytes.into();
+    Outgoing { ecn: true, ..Outgoing::new(Class::BestEffort, Datagram::Packet { flow, packet }) }
+}
+
+fn paced(rate: Option<Bitrate>, now: Instant) -> Engine {
+    let mut engine = engine(Side::Client, &[], now);
+    let up = LinkUp { uplink: "fiber", limit: rate, encapsulation: Encapsulation::QUIC, ..LinkUp::plain(0) };
+    assert!(engine.link_up_on(A, &up, now));
+    engine
+}
+
+/// Datagrams that may leave now.
+fn all_sent(engine: &mut Engine, now: Instant) -> Vec<Datagram> {
+    let mut all = Vec::new();
+    if engine.poll_timeout().is_some_and(|(due, _)| due <= now) {
+        engine.handle_timeout(now);
+    }
+    while engine.poll_wake().is_some() {
+        loop {
+            let frames = sent(engine, A, 64 * 1024, now);
+            if frames.is_empty() {
+                break;
+            }
+            all.extend(datagrams(frames));
+        }
+    }
+    all
+}
+
+/// Packets that leave by `until`, with the time at which each did.
+fn leave(engine: &mut Engine, mut now: Instant, until: Instant) -> Vec<(Instant, Packet)> {
+    let mut left = Vec::new();
+    while now < until {
+        for datagram in all_sent(engine, now) {
+            let Datagram::Packet { packet, .. } = datagram else { panic!("no packet") };
+            left.push((now, packet));
+        }
+        now += Duration::from_micros(100);
+    }
+    left
+}
+
+#[test]
+fn a_super_packet_goes_in_pieces_where_it_would_hold_up_others_and_whole_where_not() {
+    let now = Instant::now();
+    for (rate, longest) in [(Some(10), 1_400), (Some(200), 12_500 + 52), (Some(10_000), 40_052), (None, 40_052)] {
+        let mut engine = paced(rate.map(Bitrate::from_mbit), now);
+        engine.send_datagrams([super_packet(5)], now);
+        engine.send_datagrams([known(2, 1, 100)].map(|out| Outgoing { class: Class::Interactive, ..out }), now);
+        let mut packets = Vec::new();
+        let mut call = None;
+        for step in 0..500 {
+            let at = now + Duration::from_micros(200) * step;
+            for datagram in all_sent(&mut engine, at) {
+                match datagram {
+                    Datagram::Packet { packet, .. } => packets.push(packet),
+                    _ => call = Some(at),
+                }
+            }
+        }
+        let most = packets.iter().map(|packet| packet.bytes.len()).max().unwrap();
+        assert!(most <= longest && (longest < 40_000 || packets.len() == 1), "{rate:?}: {most}");
+        let mut next = 1;
+        for packet in &packets {
+            let header = packet.header().unwrap();
+            let head = &packet.bytes[usize::from(header.start)..];
+            assert_eq!(u32::from_be_bytes([head[4], head[5], head[6], head[7]]), next, "in order, without a gap");
+            next += (packet.bytes.len() - usize::from(header.payload)) as u32;
+        }
+        assert_eq!(next, 40_001);
+        assert!(call.unwrap() <= now + Duration::from_millis(2), "{rate:?}");
+    }
+}
+
+#[test]
+fn a_queue_that_stands_is_marked_in_the_packets_of_senders_that_understand() {
+    let start = Instant::now();
+    let mut engine = paced(Some(Bitrate::from_mbit(10)), start);
+    let mut left = Vec::new();
+    for step in 0..40 {
+        // Half as much again as the line carries.
+        let now = start + Duration::from_millis(20) * step;
+        engine.send_datagrams([super_packet(5)], now);
+        left.extend(leave(&mut engine, now, now + Duration::from_millis(20)));
+    }
+    let marked: Vec<&Packet> =
+        left.iter().map(|(_, packet)| packet).filter(|packet| packet.header().unwrap().ecn == 3).collect();
+    let totals = engine.snapshot(start).datagrams;
+    assert!(marked.len() >= 5 && marked.len() as u64 == totals.marked, "{} of {}", marked.len(), left.len());
+    assert_eq!((totals.dropped_early, totals.dropped_stale, totals.dropped_full), (0, 0, 0));
+    assert!(marked.iter().all(|packet| checksum::fold(checksum::sum(&packet.bytes[..20])) == 0xffff));
+    let tin = &engine.snapshot(start).uplinks[0].tins[2];
+    assert_eq!((tin.sent, tin.marked), (left.len() as u64, totals.marked));
+    assert!(tin.sojourn.quantile(0.5).unwrap() > Duration::from_millis(8));
+}
+
+#[test]
+fn the_queue_of_an_uplink_takes_less_than_three_megabytes() {
+    let now = Instant::now();
+    let mut engine = paced(Some(Bitrate::from_mbit(50)), now);
+    for number in 0..60_000u64 {
+        let class = [Class::Bulk, Class::BestEffort, Class::Video, Class::Interactive][number as usize % 4];
+        engine.send_datagrams([Outgoing { class, ..known(number * 2, 0, 40 + number as usize % 1_200) }], now);
+        if number % 1_000 == 0 {
+            let link = &engine.links[&A];
+            let bytes = link.datagrams.footprint() + link.datagrams.backlog();
+            assert!(bytes < 3_000_000, "{bytes}");
+        }
+    }
+    assert!(engine.snapshot(now).datagrams.dropped_full > 10_000, "it was full");
+}
+
+#[test]
+fn acknowledgements_are_thinned_out_where_far_more_comes_than_may_be_sent() {
+    let start = Instant::now();
+    for (came, filtered) in [(1_250_000, true), (125_000, false)] {
+        let mut engine = paced(Some(Bitrate::from_mbit(1)), start);
+        let mut number = 0;
+        for second in 1..=4u32 {
+            let now = start + Duration::from_secs(second.into());
+            engine.handle_frames(A, [Frame::Pong { id: 0, echo_us: 0, clock_us: 0 }], came, now).unwrap();
+            engine.handle_timeout(now);
+            let acks = (0..40u32).map(|_| {
+                number += 1_448;
+                let packet = Packet::plain(samples::tcp(false, 1, number, b"").into());
+                let ack = packet.header().unwrap().pure_ack(&packet.bytes).map(|number| Ack { number });
+                Outgoing { ack, ..Outgoing::new(Class::BestEffort, Datagram::Packet { flow: 4, packet }) }
+            });
+            engine.send_datagrams(acks, now);
+            leave(&mut engine, now, now + Duration::from_millis(900));
+        }
+        let totals = engine.snapshot(start).datagrams;
+        assert_eq!(totals.acks_filtered > 30, filtered, "{totals:?}");
+        assert_eq!(totals.sent + totals.acks_filtered + totals.dropped_early, 160, "{totals:?}");
     }
 }

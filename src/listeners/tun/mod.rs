@@ -21,6 +21,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::engine::Outgoing;
+use crate::ids::Side;
 use crate::tun::Device;
 use crate::wire::packet::prefix::{Prefix, Table};
 
@@ -45,6 +46,7 @@ pub struct Plane {
     peers: Vec<Peer>,
     /// What is counted for no peer.
     pub counters: PlaneCounters,
+    side: Side,
     seed: u64,
 }
 
@@ -58,6 +60,7 @@ impl Plane {
     /// A plane for the peers with these prefixes, whose numbers are their places; each gets the inbox at its place. `own`
     /// are the addresses of the device, `mtu` what its packets have at most.
     pub fn new(
+        side: Side,
         queues: Vec<Device>,
         own: Vec<IpAddr>,
         mtu: u16,
@@ -75,7 +78,7 @@ impl Plane {
         });
         let peers = peers.collect();
         let queues = queues.into_iter().map(Arc::new).collect();
-        let plane = Self { queues, own, mtu, table, peers, counters: PlaneCounters::default(), seed };
+        let plane = Self { queues, own, mtu, table, peers, counters: PlaneCounters::default(), side, seed };
         (Arc::new(plane), inboxes)
     }
 

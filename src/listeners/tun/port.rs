@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::reader::outgoing;
 use super::way::Way;
 use super::{Inbox, PeerCounters, Plane, Reason};
 use crate::engine::Outgoing;
@@ -83,12 +82,12 @@ impl PacketSink for Port {
                         // It may wait there, and is a small part of the memory that it came in.
                         packet.bytes = Bytes::copy_from_slice(&packet.bytes);
                     }
-                    others.entry(peer).or_default().push(outgoing(packet, &header, self.plane.seed));
+                    others.entry(peer).or_default().push(self.plane.outgoing(packet, &header));
                 }
                 Way::Back(why, answer) => {
                     self.counters.dropped(why, 1);
                     let parsed = answer.and_then(|answer| answer.header().ok().map(|header| (answer, header)));
-                    answers.extend(parsed.map(|(answer, header)| outgoing(answer, &header, self.plane.seed)));
+                    answers.extend(parsed.map(|(answer, header)| self.plane.outgoing(answer, &header)));
                 }
                 Way::Drop(why) => self.counters.dropped(why, 1),
             }

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 
 use super::{Plane, class};
 use crate::engine::Outgoing;
+use crate::ids::Side;
+use crate::sched::cake::Ack;
 use crate::tun::Device;
 use crate::wire::datagram::Datagram;
-use crate::wire::packet::{Header, Packet, rewrite};
+use crate::wire::packet::{self, Header, Packet, rewrite};
 
 /// Packets that are read in a row before they go on. As many super-packets are 2 MiB, a millisecond at 20 Gbit/s.
 pub(super) const BATCH: usize = 32;
@@ -62,7 +64,7 @@ impl Reader {
             return;
         };
         let packet = clamp(packet, &header, self.plane.mtu);
-        self.batches.entry(peer).or_default().push(outgoing(packet, &header, self.plane.seed));
+        self.batches.entry(peer).or_default().push(self.plane.outgoing(packet, &header));
     }
 }
 
@@ -76,9 +78,23 @@ pub(super) fn clamp(mut packet: Packet, header: &Header, mtu: u16) -> Packet {
     packet
 }
 
-pub(super) fn outgoing(packet: Packet, header: &Header, seed: u64) -> Outgoing {
-    let flow = header.flow(&packet.bytes, seed);
-    Outgoing { class: class::of(header.dscp), datagram: Datagram::Packet { flow, packet } }
+impl Plane {
+    /// What the scheduler is to know of a packet. It counts for the host at the client's end, as the line to be shared is
+    /// usually the client's.
+    pub(super) fn outgoing(&self, packet: Packet, header: &Header) -> Outgoing {
+        let flow = header.flow(&packet.bytes, self.seed);
+        let host = match self.side {
+            Side::Client => header.source,
+            Side::Server => header.destination,
+        };
+        let ack = header.pure_ack(&packet.bytes).map(|number| Ack { number });
+        Outgoing {
+            host: Some(packet::host(host, self.seed)),
+            ecn: header.ecn != 0,
+            ack,
+            ..Outgoing::new(class::of(header.dscp), Datagram::Packet { flow, packet })
+        }
+    }
 }
 
 /// Reads one queue until the device is gone.

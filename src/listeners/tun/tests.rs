@@ -2,6 +2,7 @@
 
 use super::way::Way;
 use super::*;
+use crate::wire::frame::Class;
 use crate::wire::packet::samples::{self, A4, A6, B4, B6, Make};
 use crate::wire::packet::{Header, Packet, Transport};
 
@@ -9,7 +10,7 @@ use crate::wire::packet::{Header, Packet, Transport};
 fn server() -> Arc<Plane> {
     let prefixes = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
     let peers = [prefixes(&["10.77.0.2/32", "fd77::2/128"]), prefixes(&["10.1.0.0/16", "fd99::/64"])];
-    Plane::new(Vec::new(), vec![B4.into(), B6.into()], 1_400, &peers, 1).0
+    Plane::new(Side::Server, Vec::new(), vec![B4.into(), B6.into()], 1_400, &peers, 1).0
 }
 
 /// A packet between these addresses.
@@ -106,4 +107,22 @@ fn super_packets_are_measured_by_their_segments() {
     let mut longer = samples::super_tcp(false, 1, &[0; 20_000], 1_349);
     to(&mut longer);
     assert!(matches!(server.way(0, longer), Way::Back(Reason::TooBig, Some(_))));
+}
+
+#[test]
+fn packets_are_queued_by_what_their_heads_say() {
+    let of = |side, make: Make, payload: &[u8]| {
+        let plane = Plane::new(side, Vec::new(), vec![B4.into()], 1_400, &[], 1).0;
+        let packet = Packet::plain(make.tcp(false, 1, 2, payload).into());
+        let header = packet.header().unwrap();
+        plane.outgoing(packet, &header)
+    };
+    let plain = of(Side::Client, Make::default(), b"x");
+    assert_eq!((plain.class, plain.ecn, plain.ack), (Class::BestEffort, false, None));
+    let marked = of(Side::Client, Make { tos: 46 << 2 | 2, ..Make::default() }, b"");
+    assert_eq!((marked.class, marked.ecn), (Class::Interactive, true));
+    assert_eq!(marked.ack.map(|ack| ack.number), Some(2));
+    let host = |address: IpAddr| Some(crate::wire::packet::host(address, 1));
+    assert_eq!(plain.host, host(A4.into()), "who sends at the client");
+    assert_eq!(of(Side::Server, Make::default(), b"x").host, host(B4.into()), "who receives there");
 }

@@ -28,6 +28,7 @@ use crate::runtime::edge::{Activity, FlowParams};
 use crate::wire::code::Code;
 use crate::wire::datagram::Datagram;
 use crate::wire::frame::Class;
+use crate::wire::packet;
 use crate::wire::target::Target;
 
 /// How long a refusal of the far end stands.
@@ -157,7 +158,8 @@ impl Hub {
                         bytes,
                     }
                 };
-                Some(Outgoing { class: *class, datagram })
+                let host = Some(packet::host(flow.new.origin.from.ip(), 0));
+                Some(Outgoing { host, ..Outgoing::new(*class, datagram) })
             })
             .collect();
         drop(inside);

@@ -73,7 +73,7 @@ impl Bench {
 
     fn sent(&self) -> u64 {
         // Without a link everything waits.
-        self.shell.snapshot().0.datagrams.waiting / (crate::sched::datagrams::OVERHEAD as u64 + 5)
+        self.shell.snapshot().0.datagrams.waiting / (crate::sched::cake::OVERHEAD as u64 + 5)
     }
 }
 

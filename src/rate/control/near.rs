@@ -9,7 +9,8 @@ use super::{Controller, Phase};
 use crate::rate::decision::Reason;
 use crate::rate::params::UNBOUNDED;
 
-/// Longest round trip of such a path, seconds: a few switches and two hosts. The access lines that have buffers worth
+/// Longest round trip of such a path, seconds: a few switches and two hosts. It is this side's own measure; a peer can only make
+/// it longer. The access lines that have buffers worth
 /// guarding begin above it.
 const RTT_MAX: f64 = 0.002;
 /// The round trip is another path's beyond this, seconds.
@@ -39,8 +40,7 @@ impl Controller {
     /// Leaves a short path to itself. Not where somebody has named a rate: that one is kept.
     pub(super) fn leave_if_near(&mut self, at: f64) -> bool {
         let is_near = self.params.max.bps() >= UNBOUNDED.bps()
-            && self.path.last().is_some()
-            && self.path.rtt_base() <= RTT_MAX
+            && self.path.rtt_proven().is_some_and(|rtt| rtt <= RTT_MAX)
             && at >= self.paced.until;
         if is_near {
             let before = self.capacity;

@@ -156,20 +156,46 @@ impl Header {
             ICMP6 if matches!(rest.first(), Some(128 | 129)) => word(4) >> 16,
             _ => 0,
         };
-        let fold = |address: IpAddr| match address {
-            IpAddr::V4(v4) => u64::from(u32::from(v4)),
-            IpAddr::V6(v6) => {
-                let bits = u128::from(v6);
-                mix((bits >> 64) as u64 ^ seed, bits as u64 ^ 0x9e37_79b9_7f4a_7c15)
-            }
-        };
-        let ends = mix(fold(self.source) ^ seed, fold(self.destination) ^ 0x2d35_8dcc_aa6c_78a5);
+        let ends = mix(fold(self.source, seed) ^ seed, fold(self.destination, seed) ^ 0x2d35_8dcc_aa6c_78a5);
         mix(ends ^ u64::from(detail), u64::from(self.protocol) ^ 0x8bb8_4b93_962e_acc9) >> 2
+    }
+
+    /// The acknowledgement number of a TCP segment that says nothing else: no payload, no flag but ACK, no option but a
+    /// timestamp. A later one of its flow says all that it says.
+    pub fn pure_ack(&self, bytes: &[u8]) -> Option<u32> {
+        const FIXED: usize = 20;
+        /// No operation, twice, and the timestamps of RFC 7323 §3.2, as RFC 7323's appendix A has them.
+        const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
+        if self.transport != Transport::Tcp || usize::from(self.payload) != bytes.len() {
+            return None;
+        }
+        let head = bytes.get(self.start.into()..)?;
+        let (fixed, options) = head.split_first_chunk::<FIXED>()?;
+        // The low bits of the byte before the flags are flags, too (RFC 9293 §3.1).
+        let only_ack = fixed[12] & 0x0f == 0 && fixed[13] == 0x10;
+        let superfluous = options.is_empty() || options.len() == 12 && options.starts_with(&TIMESTAMPS);
+        let number = u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]);
+        (only_ack && superfluous).then_some(number)
     }
 
     /// Whether the packet is of IPv6.
     pub fn is_v6(&self) -> bool {
         self.source.is_ipv6()
+    }
+}
+
+/// Number of a host. `seed` keeps strangers from choosing addresses that collide.
+pub fn host(address: IpAddr, seed: u64) -> u32 {
+    (mix(fold(address, seed) ^ seed, 0x4b33_a62e_d433_d4a3) >> 16) as u32
+}
+
+fn fold(address: IpAddr, seed: u64) -> u64 {
+    match address {
+        IpAddr::V4(v4) => u64::from(u32::from(v4)),
+        IpAddr::V6(v6) => {
+            let bits = u128::from(v6);
+            mix((bits >> 64) as u64 ^ seed, bits as u64 ^ 0x9e37_79b9_7f4a_7c15)
+        }
     }
 }
 
@@ -239,5 +265,38 @@ mod tests {
         let (a, b) = (Header::parse(&first).unwrap(), Header::parse(&second).unwrap());
         assert!(a.fragment && b.fragment && a.transport == Transport::Other);
         assert_eq!(a.flow(&first, 3), b.flow(&second, 3));
+    }
+
+    #[test]
+    fn a_segment_that_only_acknowledges_is_known_by_its_number() {
+        let ack = |make: &Make, payload: &[u8]| {
+            let bytes = make.tcp(false, 5, 77, payload);
+            Header::parse(&bytes).unwrap().pure_ack(&bytes)
+        };
+        assert_eq!(ack(&Make::default(), b""), Some(77));
+        assert_eq!(ack(&Make::default(), b"x"), None, "data");
+        for flags in [0x11, 0x12, 0x14, 0x18, 0x30, 0x50, 0x90, 0x00] {
+            assert_eq!(ack(&Make { flags, ..Make::default() }, b""), None, "flags {flags:#x}");
+        }
+        let with = |at: usize, byte| {
+            let mut bytes = Make::default().tcp(true, 5, 77, b"");
+            bytes[at] = byte;
+            Header::parse(&bytes).unwrap().pure_ack(&bytes)
+        };
+        assert_eq!(with(40 + 12, 0x81), None, "a flag of the byte before the others");
+        assert_eq!(with(40 + 22, 5), None, "a selective acknowledgement");
+        assert_eq!(with(40 + 14, 9), Some(77), "another window");
+        let udp = samples::udp(false, b"");
+        assert_eq!(Header::parse(&udp).unwrap().pure_ack(&udp), None);
+    }
+
+    #[test]
+    fn hosts_are_told_apart() {
+        let one = host("192.0.2.1".parse().unwrap(), 7);
+        assert_eq!(one, host("192.0.2.1".parse().unwrap(), 7));
+        for other in ["192.0.2.2", "2001:db8::1"] {
+            assert_ne!(one, host(other.parse().unwrap(), 7));
+        }
+        assert_ne!(one, host("192.0.2.1".parse().unwrap(), 8));
     }
 }

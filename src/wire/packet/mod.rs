@@ -18,7 +18,7 @@ pub mod rewrite;
 
 use bytes::Bytes;
 
-pub use header::{Bad, Header, Transport};
+pub use header::{Bad, Header, Transport, host};
 
 /// Bytes of a packet at most: what the length of IPv4 can say.
 pub const PACKET_MAX: usize = 65_535;

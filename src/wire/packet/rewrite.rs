@@ -1,4 +1,4 @@
-//! What a router changes in packets that pass: the segment size that TCP offers, and the count of hops.
+//! What a router changes in packets that pass: the segment size that TCP offers, the count of hops, and the mark of a queue.
 
 use bytes::{Bytes, BytesMut};
 
@@ -10,6 +10,8 @@ const SYN: u8 = 0x02;
 const END: u8 = 0;
 const NOP: u8 = 1;
 const MSS: u8 = 2;
+/// Both bits of the ECN field.
+const CE: u8 = 3;
 
 /// Lowers the segment size in a SYN to what packets of `mtu` bytes hold (RFC 6691: without options), in place; `partial`
 /// as [`super::Packet::partial`]. Returns whether it had to.
@@ -76,6 +78,31 @@ pub fn take_hop(bytes: Bytes, header: &Header) -> Bytes {
     bytes.freeze()
 }
 
+/// Writes that the packet has met congestion (CE, RFC 3168 §5) where its sender has said that it understands; returns whether
+/// it has. The memory is changed in place when nobody else holds it.
+pub fn mark_congestion(packet: &mut Bytes) -> bool {
+    let Some([first, second, ..]) = packet.first_chunk::<12>() else { return false };
+    let is_v6 = first >> 4 == 6;
+    // The two bits are the last of the second byte in IPv4, and in the middle of it in IPv6 (RFC 8200 §3).
+    let shift = if is_v6 { 4 } else { 0 };
+    if second >> shift & CE == 0 {
+        return false;
+    }
+    if second >> shift & CE == CE {
+        return true;
+    }
+    let mut bytes = std::mem::take(packet).try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    let old = u16::from_be_bytes([bytes[0], bytes[1]]);
+    bytes[1] |= CE << shift;
+    if !is_v6 {
+        let new = u16::from_be_bytes([bytes[0], bytes[1]]);
+        let sum = corrected(u16::from_be_bytes([bytes[10], bytes[11]]), old, new);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    *packet = bytes.freeze();
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +159,26 @@ mod tests {
             assert_eq!(Header::parse(&after).unwrap(), Header { hops: 63, ..header });
             assert_eq!(header.hops, 64);
             assert!(v6 || checksum::fold(checksum::sum(&after[..20])) == 0xffff);
+        }
+    }
+
+    #[test]
+    fn congestion_is_marked_where_it_is_understood_and_the_header_stays_sound() {
+        for v6 in [false, true] {
+            for (ecn, marked) in [(0, 0), (1, 3), (2, 3), (3, 3)] {
+                let tos = 46 << 2 | ecn;
+                let mut packet = Bytes::from(samples::Make { tos, ..samples::Make::default() }.tcp(v6, 1, 1, b"abc"));
+                let header = Header::parse(&packet).unwrap();
+                let shared = (ecn == 2).then(|| packet.clone());
+                assert_eq!(mark_congestion(&mut packet), ecn > 0);
+                assert_eq!(Header::parse(&packet).unwrap(), Header { ecn: marked, ..header }, "v6 {v6}, {ecn}");
+                assert!(is_sound(&packet, &header), "the transport's checksum does not cover it");
+                assert!(v6 || checksum::fold(checksum::sum(&packet[..20])) == 0xffff);
+                assert!(shared.is_none_or(|before| Header::parse(&before).unwrap() == header), "others keep theirs");
+            }
+        }
+        for len in 0..12 {
+            assert!(!mark_congestion(&mut Bytes::from(vec![0x46; len])));
         }
     }
 }

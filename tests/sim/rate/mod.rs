@@ -3,6 +3,7 @@
 mod case;
 mod end;
 mod outside;
+mod wild;
 
 use std::time::Duration;
 
