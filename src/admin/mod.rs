@@ -6,6 +6,7 @@
 //! JSON back. Nothing here changes a session, and no type here has room for a secret.
 
 pub mod ask;
+pub mod direct;
 pub mod explain;
 pub mod human;
 mod measured;

@@ -195,6 +195,8 @@ pub struct LinkStatus {
     pub transport: String,
     /// How its packets reach the wire, for `raw`: `af_packet` or `pcap`.
     pub backend: Option<String>,
+    /// Datagrams beside the connection, where both sites can.
+    pub direct: Option<super::direct::DirectStatus>,
     /// Uplink of the client.
     pub uplink: String,
     /// Address of the other end of the outer connection.
@@ -475,6 +477,7 @@ impl LinkStatus {
             id: link.id.0,
             transport: told(|meta| meta.info.transport.to_string()),
             backend: meta.and_then(|meta| meta.info.backend).map(str::to_owned),
+            direct: meta.and_then(|meta| meta.info.direct.as_deref()).map(super::direct::DirectStatus::new),
             uplink: told(|meta| meta.uplink.clone()),
             remote: told(|meta| meta.info.remote.to_string()),
             local: told(|meta| meta.info.local.to_string()),
@@ -514,7 +517,7 @@ mod tests {
     fn meta() -> LinkMeta {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (transport, remote, local) = (TransportKind::Raw, address(443), address(50_000));
-        let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet") };
+        let info = LinkInfo { transport, remote, local, tls: true, backend: Some("af_packet"), direct: None };
         LinkMeta {
             info,
             uplink: "fiber".into(),

@@ -215,8 +215,9 @@ fn links(links: &[LinkStatus]) -> String {
     for link in links {
         let rate = |bps: Option<u64>| bps.map_or_else(|| "-".to_owned(), human::rate);
         let rtt = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), human::millis);
-        let via =
-            if link.uplink.is_empty() { link.transport.clone() } else { format!("{}/{}", link.transport, link.uplink) };
+        let direct = if link.direct.as_ref().is_some_and(|direct| direct.in_use) { "+direct" } else { "" };
+        let transport = format!("{}{direct}", link.transport);
+        let via = if link.uplink.is_empty() { transport } else { format!("{transport}/{}", link.uplink) };
         table.row([
             format!("l{}", link.id),
             clean(&via),

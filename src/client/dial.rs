@@ -52,7 +52,7 @@ impl Dialers {
         let journal = dials_raw.then(|| journal::open(&config.process)).flatten();
         let options = params::raw(&config.raw, &config.performance);
         Self {
-            quic: quic::Endpoint::new(quic::Params::default()),
+            quic: quic::Endpoint::new(params::quic(config.tun.as_ref())),
             raw: raw::Endpoint::new(quic::Params::default(), options, journal),
         }
     }

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use crate::config::client::interface_name;
+use crate::config::common::rate;
 use crate::config::reader::Section;
 use crate::config::shape::Shape;
+use crate::units::Bitrate;
 use crate::wire::packet::prefix::{self, Prefix};
 
 /// A TUN device and what is reached through it.
@@ -23,6 +25,10 @@ pub struct Tun {
     pub masquerade: bool,
     /// Whether segmentation offload is used where the kernel has it.
     pub offload: bool,
+    /// Whether packets may travel beside QUIC.
+    pub direct: bool,
+    /// What those may take of a link whose rate is neither measured nor given.
+    pub direct_rate: Option<Bitrate>,
 }
 
 impl Tun {
@@ -60,7 +66,12 @@ fn section(section: &Section<'_>) -> Option<Tun> {
     let mtu = section.integer("mtu", MTU_DEFAULT, MTU) as u16;
     let masquerade = section.flag("masquerade");
     let offload = section.choice("offload", true, &[("auto", true), ("off", false)]);
-    Some(Tun { name, addresses: addresses?, routes, mtu, masquerade, offload })
+    let direct = section.choice("direct", true, &[("auto", true), ("off", false)]);
+    let direct_rate = rate(section, "direct_rate", "packets then travel in QUIC");
+    if !direct {
+        section.no_effect("direct_rate", "with `tun.direct = \"off\"`");
+    }
+    Some(Tun { name, addresses: addresses?, routes, mtu, masquerade, offload, direct, direct_rate })
 }
 
 /// Reads the prefixes of a peer.

@@ -293,6 +293,11 @@ impl Engine {
         uplink.into_iter().chain(&self.gates).map(Gate::rate).min()
     }
 
+    /// Whether what is sent on a link is measured.
+    pub fn is_measured(&self, id: LinkId) -> bool {
+        self.links.get(&id).is_some_and(|link| self.uplinks[link.uplink].measured.is_some())
+    }
+
     /// Bytes that the link and those beside it may have under way by our own measure.
     pub fn window_of(&self, id: LinkId) -> Option<u64> {
         let link = self.links.get(&id)?;

@@ -97,6 +97,7 @@ impl Sender {
             self.pace = pace;
             self.tx.set_pace(pace);
         }
+        self.tx.set_watched(core.engine.is_measured(self.id));
         !self.batch.is_empty()
     }
 

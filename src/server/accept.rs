@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::admin::status::ListenerStatus;
-use crate::config::{self, Certificate, Listen};
+use crate::config::{self, Certificate, Listen, Tun};
 use crate::host::Journal;
 use crate::site::params;
 use crate::site::sockets::Gathering;
@@ -62,7 +62,12 @@ impl Bound {
 }
 
 /// Binds one `[[listen]]`. Whoever has not said what he wants after `time` is shown out.
-pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>) -> anyhow::Result<Bound> {
+pub(super) fn bind(
+    listen: &Listen,
+    tun: Option<&Tun>,
+    time: Duration,
+    sockets: &mut Gathering<'_>,
+) -> anyhow::Result<Bound> {
     let named = || format!("cannot listen on {} {}", listen.transport, listen.address);
     let certificates = listen.certificate.as_ref().map(load).transpose()?.map(Arc::new);
     let from_files = matches!(listen.certificate, Some(Certificate::Files { .. }));
@@ -71,7 +76,7 @@ pub(super) fn bind(listen: &Listen, time: Duration, sockets: &mut Gathering<'_>)
         TransportKind::Quic => {
             let certificates = certificates.context("QUIC needs a certificate")?;
             let tls = tls::server_config(certificates, &[ALPN_H3])?;
-            let params = quic::Params::default();
+            let params = params::quic(tun);
             let listener = match sockets.passed_udp(listen.address)? {
                 Some(socket) => quic::Listener::serve(socket, &tls, params),
                 None => quic::Listener::bind(listen.address, &tls, params),

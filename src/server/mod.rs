@@ -69,8 +69,9 @@ impl Server {
         let before = Sockets::of_process()?;
         let mut sockets = before.next();
         let listens = config.listens.iter();
-        let bound =
-            listens.map(|listen| accept::bind(listen, time, &mut sockets)).collect::<anyhow::Result<Vec<_>>>()?;
+        let bound = listens
+            .map(|listen| accept::bind(listen, config.tun.as_ref(), time, &mut sockets))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let edges = reload::edges(&config.peers, &mut sockets)?;
         let sockets = sockets.finish();
         let status = site::status_socket(&config.admin)?;

@@ -177,6 +177,8 @@ mod tests {
             mtu: 1_400,
             masquerade: false,
             offload: true,
+            direct: true,
+            direct_rate: None,
         };
         let peers = [["10.77.0.2/32", "10.1.0.0/16"], ["10.77.0.3/32", "192.168.0.0/16"]];
         let peers = peers.map(|list| list.map(|text| text.parse().unwrap()).to_vec());

@@ -8,7 +8,7 @@ use crate::engine;
 use crate::sched;
 use crate::session::{self, liveness};
 use crate::steer::Terms;
-use crate::transport::raw;
+use crate::transport::{quic, raw};
 use crate::wire::hello::{Preference, Windows};
 
 /// First credit of a stream, in bytes: at 300 ms enough for 7 Mbit/s at once, and the window doubles each round trip.
@@ -69,6 +69,15 @@ pub fn steer(steer: &Steer, peer: &str, uplinks: &[String]) -> engine::SteerPara
 /// What a client says of an uplink, for whoever chooses.
 pub fn terms(preference: Preference) -> Terms {
     Terms { price: Duration::from_millis(preference.price_ms.into()), metered: preference.metered }
+}
+
+/// How QUIC links are made: with packet mode, datagrams may travel beside them.
+pub fn quic(tun: Option<&config::Tun>) -> quic::Params {
+    quic::Params {
+        direct: tun.is_some_and(|tun| tun.direct),
+        direct_rate: tun.and_then(|tun| tun.direct_rate),
+        ..quic::Params::default()
+    }
 }
 
 /// How raw links are made. Without a number of packet workers there is one for each core.

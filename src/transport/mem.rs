@@ -173,7 +173,7 @@ impl Raw {
     /// Both ends are here.
     pub fn info(&self) -> LinkInfo {
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        LinkInfo { transport: TransportKind::Mem, remote: here, local: here, tls: false, backend: None }
+        LinkInfo { transport: TransportKind::Mem, remote: here, local: here, tls: false, backend: None, direct: None }
     }
 
     /// Starts carrying frames.

@@ -19,10 +19,12 @@ pub mod ws;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::units::Bitrate;
 use crate::wire::batch::Batch;
+use crate::wire::direct;
 use crate::wire::frame::{Frame, FrameError};
 use crate::wire::seal::SealError;
 use crate::wire::seal::SealPair;
@@ -79,6 +81,8 @@ pub struct LinkInfo {
     pub tls: bool,
     /// How packets reach the wire, where there is a choice: `af_packet` or `pcap` for `raw`.
     pub backend: Option<&'static str>,
+    /// Datagrams that travel beside QUIC, where both sides agreed to that.
+    pub direct: Option<Arc<quic::DirectState>>,
 }
 
 /// How the scheduler paces what it gives a link.
@@ -173,6 +177,18 @@ impl Raw {
         }
     }
 
+    /// Whether this side would have datagrams travel beside the connection.
+    pub fn takes_direct(&self) -> bool {
+        matches!(self, Self::Quic(raw) if raw.takes_direct())
+    }
+
+    /// Both sides have agreed to that.
+    pub fn open_direct(&mut self, agreed: direct::Agreed) {
+        if let Self::Quic(raw) = self {
+            raw.open_direct(agreed);
+        }
+    }
+
     /// What is known of the connection.
     pub fn info(&self) -> LinkInfo {
         match self {
@@ -245,6 +261,13 @@ impl LinkTx {
             Self::Quic(tx) => tx.rate().set_given(pace),
             // TCP finds its own rate in the kernel; little of what it cannot send yet waits there.
             Self::Ws(_) | Self::Mem(_) => {}
+        }
+    }
+
+    /// Whether the path is measured: what is sent without a pace is seen and will be paced when there is need to.
+    pub fn set_watched(&mut self, is_watched: bool) {
+        if let Self::Quic(tx) = self {
+            tx.rate().set_watched(is_watched);
         }
     }
 

@@ -4,6 +4,7 @@ pub mod aead;
 pub mod batch;
 pub mod code;
 pub mod datagram;
+pub mod direct;
 pub mod frame;
 pub mod hello;
 pub mod http_proxy;

@@ -12,6 +12,8 @@ mod far;
 mod near;
 mod netns;
 mod packets;
+mod packets_far;
+mod packets_soak;
 mod paths;
 mod plan;
 mod proc;
@@ -109,6 +111,8 @@ enum Action {
         #[arg(long)]
         plain: bool,
     },
+    /// TCP inside packet mode beside the same on the bare path, over an emulated long and lossy link. Needs root.
+    PacketsFar(packets_far::Options),
     /// Requests a second from wrk to nginx, direct and through forwards. Needs both programs.
     Web(web::Options),
     /// What it costs to choose among uplinks.
@@ -163,6 +167,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Some(Action::Exit(options)) => exit::run(options),
         Some(Action::Flows { to, count }) => far::runtime()?.block_on(exit::flows(*to, *count)).map(|()| true),
         Some(Action::Packets(options)) => packets::run(options),
+        Some(Action::PacketsFar(options)) => packets_far::run(options),
         Some(Action::Queue) => queue::run(),
         Some(Action::Raw(options)) => raw::run(options),
         Some(Action::TunRelay { near, far, plain }) => packets::relay(near, far, !plain).map(|()| true),

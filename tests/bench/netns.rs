@@ -10,13 +10,17 @@ use anyhow::{Context as _, Result, ensure};
 pub(crate) struct Net {
     names: [String; 2],
     dir: tempfile::TempDir,
+    /// Of the far host.
+    address: String,
+    /// Whether the namespaces go with this value.
+    is_own: bool,
 }
 
 impl Net {
     /// Makes them, with a wire that carries IP packets of `mtu` bytes.
     pub(crate) fn new(mtu: u16) -> Result<Self> {
         let names = ["near", "far"].map(|host| format!("gwbench-{}-{host}", std::process::id()));
-        let net = Self { names, dir: tempfile::tempdir()? };
+        let net = Self { names, dir: tempfile::tempdir()?, address: "192.0.2.2".into(), is_own: true };
         let [near, far] = &net.names;
         for name in [near, far] {
             ip(&["netns", "add", name])?;
@@ -29,6 +33,16 @@ impl Net {
             ip(&["-n", name, "link", "set", "wire", "up"])?;
         }
         Ok(net)
+    }
+
+    /// Two namespaces that somebody else has made, near and far, and the far one's address.
+    pub(crate) fn adopt(names: [String; 2], address: &str) -> Result<Self> {
+        Ok(Self { names, dir: tempfile::tempdir()?, address: address.into(), is_own: false })
+    }
+
+    /// Where the far host is reached without a tunnel.
+    pub(crate) fn far(&self) -> &str {
+        &self.address
     }
 
     /// Has segments made in software where packets leave, as on a cheap network card.
@@ -71,6 +85,17 @@ impl Net {
         Ok([make("near")?, make("far")?])
     }
 
+    /// UDP datagrams that a host's kernel dropped because nobody had taken those before.
+    pub(crate) fn receive_errors(&self, host: usize) -> Result<u64> {
+        let line = ["netns", "exec", &self.names[host], "cat", "/proc/net/snmp"];
+        let told = ip(&line)?;
+        let mut lines = told.lines().filter_map(|line| line.strip_prefix("Udp: "));
+        let (names, values) = lines.next().zip(lines.next()).context("/proc/net/snmp tells nothing of UDP")?;
+        let mut found = names.split(' ').zip(values.split(' '));
+        let value = found.find(|(name, _)| *name == "RcvbufErrors").context("no RcvbufErrors")?.1;
+        Ok(value.parse()?)
+    }
+
     /// Packets that a host has sent over the wire; a super-packet counts as one.
     pub(crate) fn packets_sent(&self, host: usize) -> Result<f64> {
         let told = ip(&["-n", &self.names[host], "-s", "-j", "link", "show", "wire"])?;
@@ -81,7 +106,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        for name in &self.names {
+        for name in self.names.iter().filter(|_| self.is_own) {
             // What is not there needs no removal.
             let _ = ip(&["netns", "delete", name]);
         }

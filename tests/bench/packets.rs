@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use ghostwire::admin;
+use ghostwire::admin::direct::DirectStatus;
 use ghostwire::tun::{Device, Params};
 use ghostwire::wire::packet::join::Unit;
 use ghostwire::wire::packet::prefix;
@@ -27,7 +29,8 @@ pub(crate) struct Options {
     /// Seconds of each load.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
-    /// Only these: relay, relay-plain, wss, quic, wss-plain, quic-plain (the relays always run).
+    /// Only these: relay, relay-plain, wss, quic, quic-fixed (at a given rate above all that is possible), quic-datagrams
+    /// (in QUIC's own), wss-plain, quic-plain, quic-fixed-plain (the relays always run).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Segments are made in software where packets leave, as on a cheap network card.
@@ -35,11 +38,21 @@ pub(crate) struct Options {
     segment: bool,
 }
 
-const KINDS: [&str; 6] = ["relay", "relay-plain", "wss", "quic", "wss-plain", "quic-plain"];
+const KINDS: [&str; 9] = [
+    "relay",
+    "relay-plain",
+    "wss",
+    "quic",
+    "quic-fixed",
+    "quic-datagrams",
+    "wss-plain",
+    "quic-plain",
+    "quic-fixed-plain",
+];
 
 /// Addresses of the two hosts inside the tunnel.
-const NEAR: &str = "10.77.0.2";
-const FAR: &str = "10.77.0.1";
+pub(crate) const NEAR: &str = "10.99.0.2";
+pub(crate) const FAR: &str = "10.99.0.1";
 const MTU: u16 = 1_400;
 
 /// Figures of one round: rates in Gbit/s, packets in thousands a second, times in µs.
@@ -48,6 +61,7 @@ struct Figures {
     one: Vec<f64>,
     eight: Vec<f64>,
     small: Vec<f64>,
+    small_back: Vec<f64>,
     p50: Vec<f64>,
     p99: Vec<f64>,
     cpu: Vec<f64>,
@@ -76,7 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
     }
     println!(
-        "\n| | TCP 1 flow Gbit/s | ratio | TCP 8 flows | ratio | CPU-s/GB both ends | UDP 64 B kpps | UDP round trip p50 / p99 µs | RSS MiB |"
+        "\n| | TCP 1 flow Gbit/s | ratio | TCP 8 flows | ratio | CPU-s/GB both ends | UDP 64 B kpps there / back | UDP round trip p50 / p99 µs | RSS MiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for (kind, f) in kinds.iter().zip(&figures) {
@@ -88,19 +102,25 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         };
         let ratio = |of: fn(&Figures) -> &Vec<f64>| mid(of(f)) / mid(of(&figures[base]));
         println!(
-            "| {kind} | {} | {:.2} | {} | {:.2} | {:.2} | {:.0} | {:.0} / {:.0} | {:.0} |",
+            "| {kind} | {} | {:.2} | {} | {:.2} | {:.2} | {:.0} / {:.0} | {:.0} / {:.0} | {:.0} |",
             shown(&f.one),
             ratio(|f| &f.one),
             shown(&f.eight),
             ratio(|f| &f.eight),
             mid(&f.cpu),
             mid(&f.small),
+            mid(&f.small_back),
             mid(&f.p50),
             mid(&f.p99),
             mid(&f.rss)
         );
     }
     Ok(true)
+}
+
+/// Whether datagrams travel beside QUIC.
+pub(crate) fn is_direct(kind: &str) -> bool {
+    kind.starts_with("quic") && !kind.contains("datagrams")
 }
 
 /// Relays between a device in each of two namespaces, until killed.
@@ -152,7 +172,7 @@ pub(crate) fn relay(near: &Path, far: &Path, offload: bool) -> Result<()> {
 
 impl Net {
     /// Starts what is to be measured, and waits until it carries packets.
-    fn start(&self, kind: &str) -> Result<Vec<Process>> {
+    pub(crate) fn start(&self, kind: &str) -> Result<Vec<Process>> {
         let offload = !kind.ends_with("-plain");
         let processes = if kind.starts_with("relay") {
             let mut command = Command::new(std::env::current_exe()?);
@@ -168,6 +188,10 @@ impl Net {
         while self.round_trips(1).is_err() {
             ensure!(Instant::now() < deadline, "{kind} carries nothing");
         }
+        while is_direct(kind) && !self.direct("near").is_some_and(|direct| direct.in_use) {
+            ensure!(Instant::now() < deadline, "{kind}: datagrams travel in QUIC");
+            self.round_trips(1)?;
+        }
         Ok(processes)
     }
 
@@ -175,18 +199,27 @@ impl Net {
         let program = Path::new(env!("CARGO_BIN_EXE_ghostwire"));
         let dir = self.dir();
         let public = self.keys(program)?;
-        let (listen, connect) = match kind.trim_end_matches("-plain") {
-            "wss" => ("wss://0.0.0.0:443/t", "wss://192.0.2.2:443/t"),
-            "quic" => ("quic://0.0.0.0:443", "quic://192.0.2.2:443"),
+        let transport = kind.trim_end_matches("-plain");
+        let (listen, connect) = match transport {
+            "wss" => ("wss://0.0.0.0:443/t", format!("wss://{}:443/t", self.far())),
+            "quic" | "quic-fixed" | "quic-datagrams" => ("quic://0.0.0.0:443", format!("quic://{}:443", self.far())),
             other => bail!("nothing is called {other}"),
+        };
+        let direct = if transport == "quic-datagrams" { "off" } else { "auto" };
+        let (rate, limits) = match transport {
+            "quic-fixed" => ("[rate]\nmode = \"fixed\"\n", "max_up = \"50gbit\"\nmax_down = \"50gbit\"\n"),
+            _ => ("", ""),
         };
         let tun = |address: &str| {
             let offload = if offload { "auto" } else { "off" };
             format!(
-                "[tun]\naddress = [\"{address}/24\"]\nmtu = {MTU}\noffload = \"{offload}\"\n[admin]\nsocket = \"none\"\n"
+                "[tun]\naddress = [\"{address}/24\"]\nmtu = {MTU}\noffload = \"{offload}\"\ndirect = \"{direct}\"\n"
             )
         };
-        let site = |name: &str| format!("[site]\nname = \"{name}\"\nprivate_key_file = \"{name}.key\"\n");
+        let site = |name: &str| {
+            let socket = self.socket(name);
+            format!("[site]\nname = \"{name}\"\nprivate_key_file = \"{name}.key\"\n[admin]\nsocket = {socket:?}\n")
+        };
         let server = format!(
             "{}[[listen]]\nurl = \"{listen}\"\nself_signed = true\n[[peer]]\nname = \"near\"\npublic_key = \"{}\"\n\
              tun = [\"{NEAR}/32\"]\n{}",
@@ -195,7 +228,7 @@ impl Net {
             tun(FAR)
         );
         let client = format!(
-            "{}[server]\npublic_key = \"{}\"\n[[uplink]]\nname = \"wire\"\nconnect = [{{ url = \"{connect}\", verify = \"none\" }}]\n{}",
+            "{}[server]\npublic_key = \"{}\"\n[[uplink]]\nname = \"wire\"\nconnect = [{{ url = \"{connect}\", verify = \"none\" }}]\n{limits}{rate}{}",
             site("near"),
             public[1],
             tun(NEAR)
@@ -210,31 +243,44 @@ impl Net {
         Ok(processes)
     }
 
+    /// Where a site tells its status.
+    fn socket(&self, name: &str) -> PathBuf {
+        self.dir().join(format!("{name}.sock"))
+    }
+
+    /// What a site says of its datagrams beside QUIC.
+    pub(crate) fn direct(&self, name: &str) -> Option<DirectStatus> {
+        let status = admin::ask(&self.socket(name)).ok()?;
+        status.sessions.first()?.links.first()?.direct.clone()
+    }
+
     fn measure(&self, seconds: u32, subject: &[Process], figures: &mut Figures) -> Result<()> {
         let trips = self.round_trips(1_000)?;
         figures.p50.extend(quantile(&trips, 0.5));
         figures.p99.extend(quantile(&trips, 0.99));
         let before = cpu(subject);
-        let one = self.iperf(seconds, &["-C", "cubic"])?;
+        let one = self.iperf(FAR, seconds, &["-C", "cubic"])?;
         let moved = one.0 * f64::from(seconds) / 8.0;
         figures.cpu.push((cpu(subject) - before) / moved);
         figures.one.push(one.0);
-        figures.eight.push(self.iperf(seconds, &["-C", "cubic", "-P", "8"])?.0);
-        let small = self.iperf(seconds, &["-u", "-b", "0", "-l", "64"])?;
-        figures.small.push(small.1 / f64::from(seconds) / 1_000.0);
+        figures.eight.push(self.iperf(FAR, seconds, &["-C", "cubic", "-P", "8"])?.0);
+        for (small, more) in [(&mut figures.small, None), (&mut figures.small_back, Some("-R"))] {
+            let line: Vec<&str> = ["-u", "-b", "0", "-l", "64"].into_iter().chain(more).collect();
+            small.push(self.iperf(FAR, seconds, &line)?.1 / f64::from(seconds) / 1_000.0);
+        }
         figures.rss.push(subject.iter().map(|process| rss(process.pid())).fold(0.0, f64::max));
         Ok(())
     }
 
-    /// One run of iperf3 to the far host: Gbit/s and packets that arrived.
-    fn iperf(&self, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
+    /// One run of iperf3 to an address of the far host: Gbit/s and packets that arrived.
+    pub(crate) fn iperf(&self, to: &str, seconds: u32, more: &[&str]) -> Result<(f64, f64)> {
         let mut server = self.command(1, Path::new("iperf3"))?;
-        server.args(["-s", "-1", "-B", FAR]);
+        server.args(["-s", "-1", "-B", to]);
         let _server = Process::new("iperf3", &mut server)?;
         let time = seconds.to_string();
         for attempt in 0.. {
             let mut client = self.command(0, Path::new("iperf3"))?;
-            client.args(["-c", FAR, "-J", "-O", "1", "-t", &time]).args(more).stdout(Stdio::piped());
+            client.args(["-c", to, "-J", "-O", "1", "-t", &time]).args(more).stdout(Stdio::piped());
             let output = client.output().context("iperf3")?;
             let report: serde_json::Value = serde_json::from_slice(&output.stdout).context("iperf3's report")?;
             if let Some(error) = report["error"].as_str() {
@@ -253,7 +299,7 @@ impl Net {
     }
 
     /// Sorted round trips of small datagrams, in µs.
-    fn round_trips(&self, count: usize) -> Result<Vec<f64>> {
+    pub(crate) fn round_trips(&self, count: usize) -> Result<Vec<f64>> {
         let socket = |host: usize, address: &str| {
             let (path, address) = (self.path(host), SocketAddr::new(address.parse::<IpAddr>()?, 0));
             let bind = move || {

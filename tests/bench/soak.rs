@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::chaos::{Chaos, Cut};
 use crate::far::{self, Far};
+use crate::packets_soak;
 use crate::proc;
 use crate::sockets;
 use crate::subject::{Kind, Subject};
@@ -24,7 +25,8 @@ pub(crate) struct Options {
     /// Length of the run.
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
-    /// The pair: relay, wss, wss+seal, ws+seal, quic. A relay fails: its connections are its links.
+    /// The pair: relay, wss, wss+seal, ws+seal, quic. A relay fails: its connections are its links. Or packet mode at full
+    /// rate: packets-quic, packets-quic-fixed, packets-quic-datagrams, packets-wss (root; nothing is cut).
     #[arg(long, default_value = "wss")]
     pair: String,
     /// Streams at the same time.
@@ -47,6 +49,9 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Runs it; whether all went well.
 pub(crate) async fn run(options: &Options) -> Result<bool> {
+    if let Some(kind) = options.pair.strip_prefix("packets-") {
+        return packets_soak::run(kind, options.minutes);
+    }
     LocalSet::new().run_until(soak(options)).await
 }
 
@@ -231,14 +236,14 @@ async fn watch(subject: &Subject, end: Instant, tally: &Tally) -> Result<[Vec<f6
 }
 
 /// Whether the last fifth of the run took clearly more memory than its second fifth.
-fn grown(end: &str, samples: &[f64]) -> Option<String> {
+pub(crate) fn grown(end: &str, samples: &[f64]) -> Option<String> {
     let fifth = samples.len() / 5;
     let most = |part: &[f64]| part.iter().copied().fold(0.0, f64::max);
     let (early, late) = (most(samples.get(fifth..2 * fifth)?), most(samples.get(4 * fifth..)?));
     (late > early * 1.2 + SLACK_BYTES).then(|| format!("{end} grew from {} to {}", mebibytes(early), mebibytes(late)))
 }
 
-fn mebibytes(bytes: f64) -> String {
+pub(crate) fn mebibytes(bytes: f64) -> String {
     format!("{:.1} MiB", bytes / 1_048_576.0)
 }
 

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ghostwire::admin::direct::DirectStatus;
 use ghostwire::admin::status::{TunPeerStatus, TunStatus};
 use ghostwire::admin::{self, Status};
 use tempfile::TempDir;
@@ -171,6 +172,11 @@ impl Site {
         poll_until(what, PATIENCE, || look(&admin::ask(&self.socket).ok()?))
     }
 
+    /// What the status says of datagrams beside QUIC.
+    fn direct(&self) -> Option<DirectStatus> {
+        self.wait("a link", |status| Some(status.sessions.first()?.links.first()?.direct.clone()))
+    }
+
     fn tun(&self) -> TunStatus {
         self.wait("packet mode in the status", |status| status.tun.clone())
     }
@@ -282,10 +288,43 @@ fn packets_of_both_families_pass_over_every_transport() {
             let dropped: Vec<_> = peer.drops.iter().filter(|(_, count)| **count > 0).collect();
             assert_eq!(dropped, [], "{via:?} {name}");
             let mean = peer.bytes_received / peer.packets_received;
-            if via == Via::Wss {
-                assert!(mean > 5_000, "super-packets stay whole: {mean} bytes on average");
+            assert!(mean > 5_000, "super-packets stay whole: {mean} bytes on average, {via:?}");
+            let direct = site.direct();
+            assert_eq!(direct.is_some(), via == Via::Quic);
+            if let Some(direct) = direct {
+                assert!(direct.in_use && direct.sent > 10_000 && direct.received > 10_000, "{direct:?}");
+                assert!(direct.drops.values().all(|count| *count == 0), "{direct:?}");
             }
         }
+    }
+}
+
+#[test]
+fn packets_travel_in_quic_where_one_site_wants_that_or_nothing_else_decides_the_rate() {
+    let test = "packets_travel_in_quic_where_one_site_wants_that_or_nothing_else_decides_the_rate";
+    let open = "[rate]\nmode = \"off\"\n";
+    // What the server and the client say in [tun] and after it; whether the client's packets travel beside QUIC.
+    let cases = [
+        ("direct = \"off\"\n", String::new(), None),
+        ("", "direct = \"off\"\n".to_owned(), None),
+        ("", open.to_owned(), Some(false)),
+        ("", format!("direct_rate = \"30mbit\"\n{open}"), Some(true)),
+    ];
+    for (server, client, expected) in cases {
+        let Some(net) = Net::new(test, 1) else { return };
+        let _server = net.server(Via::Quic, server);
+        let site = net.client(1, Via::Quic, &client);
+        let start = ghostwire::runtime::clock::now();
+        transfer(&net, 1, 0, false, TRANSFER);
+        let took = ghostwire::runtime::clock::now() - start;
+        let direct = site.direct();
+        assert_eq!(direct.as_ref().map(|direct| direct.in_use), expected, "{client:?}");
+        if expected == Some(true) {
+            // 8 MiB at 30 Mbit/s: 2.2 s.
+            assert!(took > Duration::from_millis(1_800), "direct_rate does not hold: {took:?}");
+        }
+        let (text, shown) = (net.ghostwire(1, &["status", "--socket", "1.sock"]), expected == Some(true));
+        assert_eq!(tool::text(&text.stdout).contains("quic+direct"), shown, "{}", tool::text(&text.stdout));
     }
 }
 

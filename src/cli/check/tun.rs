@@ -69,6 +69,8 @@ mod tests {
             mtu: 1_400,
             masquerade: false,
             offload: true,
+            direct: true,
+            direct_rate: None,
         };
         for (running, expected) in [(false, 1), (true, 0)] {
             let mut findings = Findings::default();

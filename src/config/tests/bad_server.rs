@@ -179,6 +179,10 @@ fn packet_mode_that_cannot_work_is_refused() {
              server.toml:14: tun.name: \"a/b\" is not the name of an interface; allowed: name of a network interface",
         ),
         (
+            with("", "[tun]\naddress = [\"10.77.0.1/24\"]\ndirect = \"off\"\ndirect_rate = \"1gbit\"\n"),
+            "server.toml:13: tun.direct_rate: has no effect with `tun.direct = \"off\"`; remove it",
+        ),
+        (
             with(
                 "tun = [\"10.1.0.0/16\"]\n[[peer]]\nname = \"b\"\npublic_key = \"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\"\ntun = [\"10.1.0.0/16\"]\n",
                 "[tun]\naddress = [\"10.77.0.1/24\"]\n",

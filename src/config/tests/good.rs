@@ -378,12 +378,14 @@ fn packet_mode_says_what_is_behind_whom() {
     assert_eq!(server.performance.packet_workers, 3);
     let tun = server.tun.unwrap();
     assert_eq!((tun.name.as_str(), tun.mtu, tun.masquerade, tun.offload), ("gw0", 1_400, true, true));
+    assert_eq!((tun.direct, tun.direct_rate), (true, None));
     assert_eq!(tun.addresses[1].0, "fd77::1".parse::<std::net::IpAddr>().unwrap());
     let client = client(
         "[[uplink]]\nname = \"a\"\nconnect = [\"quic://a.example\"]\n[tun]\nname = \"site7\"\naddress = [\"10.77.0.2/24\"]\n\
-         routes = [\"10.0.0.0/8\"]\nmtu = 1280\noffload = \"off\"\n",
+         routes = [\"10.0.0.0/8\"]\nmtu = 1280\noffload = \"off\"\ndirect_rate = \"80mbit\"\n",
     );
     let tun = client.tun.unwrap();
+    assert_eq!((tun.direct, tun.direct_rate), (true, Some(Bitrate::from_mbit(80))));
     assert_eq!(shown(&tun.networks()), "10.77.0.0/24 10.0.0.0/8");
     assert_eq!((tun.name.as_str(), tun.mtu, tun.masquerade, tun.offload), ("site7", 1_280, false, false));
 }

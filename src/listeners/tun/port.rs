@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::way::Way;
 use super::{Inbox, PeerCounters, Plane, Reason};
 use crate::engine::Outgoing;
@@ -13,6 +15,9 @@ use crate::runtime::stream::SessionRef;
 use crate::tun::{Device, Written};
 use crate::wire::packet::Packet;
 use crate::wire::packet::join::{Joiner, Unit};
+
+/// Packets up to this length get memory of their own when they go to another peer.
+const COPY_MAX: usize = 2048;
 
 /// Takes the packets of one peer.
 #[derive(Debug)]
@@ -72,7 +77,11 @@ impl PacketSink for Port {
                     joiner.drain(|unit| self.write(unit));
                     self.write(&Unit::single(packet, &header));
                 }
-                Way::Peer(peer, packet, header) => {
+                Way::Peer(peer, mut packet, header) => {
+                    if packet.bytes.len() <= COPY_MAX {
+                        // It may wait there, and is a small part of the memory that it came in.
+                        packet.bytes = Bytes::copy_from_slice(&packet.bytes);
+                    }
                     others.entry(peer).or_default().push(self.plane.outgoing(packet, &header));
                 }
                 Way::Back(why, answer) => {

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::{Admitted, Agreed, AuthError, LinkError, Messages, Raw, TIMEOUT, has_aes, local, padding, random};
 use crate::ids::SessionId;
 use crate::units::Bitrate;
+use crate::wire::direct::Label;
 use crate::wire::hello::{self, Exporter, Hello, Preference, SealWish, VERSIONS, Windows, policy};
 use crate::wire::noise::{
     CONFIRM_OVERHEAD, Ephemeral, FIRST_OVERHEAD, Initiator, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey,
@@ -94,6 +95,7 @@ async fn exchange(
 ) -> Result<Agreed, AuthError> {
     let transport = link.transport();
     let exporter = link.exporter().map(Exporter::from_bytes);
+    let direct = if link.takes_direct() { Some(Label(random()?)) } else { None };
     let hello = Hello {
         versions: VERSIONS,
         session: ask.session,
@@ -107,6 +109,7 @@ async fn exchange(
         limit: ask.limit,
         rate: ask.rate,
         preference: ask.preference,
+        direct,
     };
     let padding_len = padding(FIRST_OVERHEAD + hello.encode(0).len())?;
     let ephemeral = Ephemeral::from_random_bytes(random()?);
@@ -147,6 +150,7 @@ async fn exchange(
         rate: ask.rate.filter(|_| welcome.rate),
         rtt,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),
+        direct: direct.zip(welcome.direct).map(|(ours, (theirs, with))| secrets.direct(ours, theirs, with)),
     })
 }
 

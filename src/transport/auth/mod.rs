@@ -22,6 +22,7 @@ pub use server::{Admission, KnownPeer, Offer, ServerIdentity, respond};
 use super::{LinkError, LinkInfo, LinkRx, LinkTx, Raw, TransportKind};
 use crate::ids::SessionId;
 use crate::units::Bitrate;
+use crate::wire::direct;
 use crate::wire::hello::{HelloError, Preference, Refusal, Transport, Windows, policy};
 use crate::wire::noise::{NoiseError, PublicKey};
 use crate::wire::rate::Terms;
@@ -196,6 +197,8 @@ trait Messages {
     async fn recv(&mut self, max: usize) -> Result<Vec<u8>, LinkError>;
     fn exporter(&self) -> Option<[u8; 32]>;
     fn transport(&self) -> Transport;
+    /// Whether datagrams can travel beside the connection.
+    fn takes_direct(&self) -> bool;
 }
 
 impl Messages for Raw {
@@ -214,6 +217,10 @@ impl Messages for Raw {
     fn transport(&self) -> Transport {
         self.info().transport.into()
     }
+
+    fn takes_direct(&self) -> bool {
+        self.takes_direct()
+    }
 }
 
 /// What both sides know when the exchange is over.
@@ -231,10 +238,14 @@ struct Agreed {
     rate: Option<Terms>,
     rtt: Duration,
     seal: Option<SealPair>,
+    direct: Option<direct::Agreed>,
 }
 
 impl Agreed {
-    fn admit(self, raw: Raw) -> Admitted {
+    fn admit(self, mut raw: Raw) -> Admitted {
+        if let Some(direct) = self.direct {
+            raw.open_direct(direct);
+        }
         let info = raw.info();
         let sealed = self.seal.as_ref().map(SealPair::cipher);
         let (tx, rx) = raw.into_link(self.seal);

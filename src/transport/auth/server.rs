@@ -6,6 +6,7 @@ use tokio::time::timeout_at;
 
 use super::{Admitted, Agreed, Allowance, AuthError, Instant, Messages, Raw, has_aes, local, padding, random};
 use crate::ids::SessionId;
+use crate::wire::direct::{Algorithm, Label};
 use crate::wire::hello::policy::{self, SealFacts};
 use crate::wire::hello::{self, Exporter, Hello, Refusal, RefusalCode, SealWish, VERSIONS, Welcome, Windows};
 use crate::wire::noise::{Ephemeral, MESSAGE_MAX, NoiseError, PrivateKey, Psk, PublicKey, Responder, SECOND_OVERHEAD};
@@ -173,6 +174,7 @@ async fn exchange(
         rate: hello.rate,
         rtt,
         seal: welcome.seal.map(|cipher| secrets.seal(cipher)),
+        direct: hello.direct.zip(welcome.direct).map(|(theirs, (ours, with))| secrets.direct(ours, theirs, with)),
     })
 }
 
@@ -201,7 +203,15 @@ fn decide(
     let offer = if admission.owner(session) == Some(*peer) { Offer::Join(session) } else { Offer::Create };
     admission.check(peer, offer)?;
     let rate = hello.rate.is_some();
-    let welcome = Welcome { version, session, resumed, site: id.site.clone(), seal, windows: id.windows, rate };
+    let with = if has_aes() && hello.aes { Algorithm::Aes128Gcm } else { Algorithm::ChaCha20Poly1305 };
+    let direct = if hello.direct.is_some() && link.takes_direct() {
+        let label = random().map_err(|e| Refusal::new(RefusalCode::Other, e.to_string()))?;
+        Some((Label(label), with))
+    } else {
+        None
+    };
+    let (site, windows) = (id.site.clone(), id.windows);
+    let welcome = Welcome { version, session, resumed, site, seal, windows, rate, direct };
     Ok((hello, welcome))
 }
 

@@ -20,6 +20,7 @@ use super::congestion::Rate;
 use super::error::{self, CLOSE_OK};
 use super::params::{self, Params};
 use super::raw::{Raw, local_address};
+use super::socket::Hub;
 use crate::transport::LinkError;
 
 /// Head start of an address before the next one is tried. Twice the 250 ms of RFC 8305 §5, for paths of that round
@@ -58,6 +59,7 @@ struct Bound {
     bind: Bind,
     family: Family,
     endpoint: quinn::Endpoint,
+    hub: Arc<Hub>,
 }
 
 impl Endpoint {
@@ -88,7 +90,8 @@ impl Endpoint {
     /// No socket could be made; the old one stays.
     pub fn rebind(&self, old: &Bind, new: &Bind) -> io::Result<()> {
         for bound in self.lock().iter_mut().filter(|b| b.bind == *old) {
-            bound.endpoint.rebind(bind::client(new, bound.family, self.params.socket_buffer)?)?;
+            let socket = bind::client(new, bound.family, self.params.socket_buffer)?;
+            bound.endpoint.rebind_abstract(bound.hub.rebind(socket)?)?;
             bound.bind = new.clone();
         }
         Ok(())
@@ -110,20 +113,28 @@ impl Endpoint {
     }
 
     async fn connect(&self, options: &DialOptions, address: SocketAddr) -> Result<Raw, LinkError> {
-        let endpoint = self.endpoint(&options.bind, Family::of(address.ip()))?;
+        let (endpoint, hub) = self.endpoint(&options.bind, Family::of(address.ip()))?;
         let name = options.sni.as_deref().unwrap_or(&options.host);
-        shake(&endpoint, address, name, &options.tls, &options.bind, &self.params).await
+        let raw = shake(&endpoint, address, name, &options.tls, &options.bind, &self.params).await?;
+        Ok(raw.beside(hub))
     }
 
-    fn endpoint(&self, bind: &Bind, family: Family) -> io::Result<quinn::Endpoint> {
+    fn endpoint(&self, bind: &Bind, family: Family) -> io::Result<(quinn::Endpoint, Arc<Hub>)> {
         let mut sockets = self.lock();
         if let Some(bound) = sockets.iter().find(|b| b.bind == *bind && b.family == family) {
-            return Ok(bound.endpoint.clone());
+            return Ok((bound.endpoint.clone(), Arc::clone(&bound.hub)));
         }
-        let socket = bind::client(bind, family, self.params.socket_buffer)?;
-        let endpoint = quinn::Endpoint::new(self.params.endpoint(), None, socket, Arc::new(TokioRuntime))?;
-        sockets.push(Bound { bind: bind.clone(), family, endpoint: endpoint.clone() });
-        Ok(endpoint)
+        let hub = Hub::new(bind::client(bind, family, self.params.socket_buffer)?)?;
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(self.params.endpoint(), None, hub.socket(), runtime)?;
+        let bound = Bound { bind: bind.clone(), family, endpoint: endpoint.clone(), hub: Arc::clone(&hub) };
+        sockets.push(bound);
+        Ok((endpoint, hub))
+    }
+
+    #[cfg(test)]
+    pub(super) fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.lock().iter().filter_map(|bound| bound.endpoint.local_addr().ok()).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Bound>> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
-use quinn::{AsyncUdpSocket, Connection, RecvStream, Runtime as _, SendStream, ServerConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, Connection, RecvStream, SendStream, ServerConfig, TokioRuntime};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::bind::{self, Bind};
@@ -19,6 +19,7 @@ use super::decoy;
 use super::error::{self, CLOSE_OK};
 use super::params::{self, Params};
 use super::raw::{self, Raw, canonical, local_address};
+use super::socket::Hub;
 use crate::transport::{LinkError, TransportKind};
 
 /// Handshakes under way from which on a source has to prove its address.
@@ -38,6 +39,7 @@ const INCOMING_BYTES_ALL: u64 = 4 * 1024 * 1024;
 /// Accepts QUIC links on one UDP socket.
 pub struct Listener {
     endpoint: quinn::Endpoint,
+    hub: Option<Arc<Hub>>,
     config: Mutex<ServerConfig>,
     params: Params,
     handshakes: Arc<AtomicUsize>,
@@ -48,6 +50,7 @@ pub struct Listener {
 pub struct Incoming {
     attempt: quinn::Incoming,
     config: ServerConfig,
+    hub: Option<Arc<Hub>>,
     socket: SocketAddr,
     params: Params,
     place: Place,
@@ -77,7 +80,8 @@ impl Listener {
     /// # Errors
     /// The configuration has no TLS 1.3, or the socket is of no use.
     pub fn serve(socket: UdpSocket, tls: &rustls::ServerConfig, params: Params) -> Result<Self, LinkError> {
-        Self::over(TokioRuntime.wrap_udp_socket(socket)?, tls, params)
+        let hub = Hub::new(socket)?;
+        Ok(Self { hub: Some(Arc::clone(&hub)), ..Self::over(hub.socket(), tls, params)? })
     }
 
     /// Serves a socket of another kind.
@@ -98,7 +102,8 @@ impl Listener {
         let runtime = Arc::new(TokioRuntime);
         let endpoint =
             quinn::Endpoint::new_with_abstract_socket(params.endpoint(), Some(config.clone()), socket, runtime)?;
-        Ok(Self { endpoint, config: Mutex::new(config), params, handshakes: Arc::default(), decoys: Arc::default() })
+        let (handshakes, decoys) = (Arc::default(), Arc::default());
+        Ok(Self { endpoint, hub: None, config: Mutex::new(config), params, handshakes, decoys })
     }
 
     /// The address that was bound.
@@ -143,6 +148,7 @@ impl Listener {
                 let socket = self.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
                 return Some(Incoming {
                     attempt,
+                    hub: self.hub.clone(),
                     config: self.config.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                     socket,
                     params: self.params.clone(),
@@ -208,7 +214,11 @@ impl Incoming {
         drop(self.place);
         if seen.first().is_some_and(|byte| raw::is_ours(*byte)) {
             let local = local_address(&connection, self.socket);
-            return Ok(Accepted::Link(Box::new(Raw::new(connection, control, seen, local, self.params, rate))));
+            let raw = Raw::new(connection, control, seen, local, self.params, rate);
+            return Ok(Accepted::Link(Box::new(match self.hub {
+                Some(hub) => raw.beside(hub),
+                None => raw,
+            })));
         }
         let (place, number) = Place::take(&self.decoys);
         if number <= DECOYS_MAX {

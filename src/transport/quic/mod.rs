@@ -3,8 +3,8 @@
 //! A client's [`Endpoint`] dials and a server's [`Listener`] accepts; both end in a [`Raw`], which carries the
 //! messages of authentication on the *control stream* (the client's first bidirectional one) and then becomes [`Tx`]
 //! and [`Rx`]. From there on the control stream is the lane of everything that belongs to no stream; each stream's
-//! frames go on a unidirectional stream, opened at its first frame and finished with its last. Datagram frames go in QUIC
-//! datagrams ([`datagrams`]).
+//! frames go on a unidirectional stream, opened at its first frame and finished with its last. Datagram frames go beside
+//! QUIC ([`direct`]) where both sides can, otherwise in QUIC datagrams ([`datagrams`]).
 //!
 //! quinn does the protocol. Decided here: what is offered to whom ([`params`]), how much waits inside quinn
 //! ([`window`]), how fast it sends ([`congestion`]), and what strangers see ([`decoy`]). Which stream goes first is
@@ -20,6 +20,7 @@ mod assembly;
 mod bind;
 mod datagrams;
 mod decoy;
+mod direct;
 mod endpoint;
 mod error;
 mod lane;
@@ -28,6 +29,7 @@ mod params;
 mod raw;
 mod ready;
 mod rx;
+mod socket;
 mod tx;
 mod window;
 
@@ -35,6 +37,7 @@ mod window;
 mod tests;
 
 pub use bind::Bind;
+pub use direct::State as DirectState;
 pub use endpoint::{DialOptions, Endpoint};
 pub(in crate::transport) use endpoint::{over, race, resolve};
 pub use listener::{Accepted, Incoming, Listener};

@@ -17,6 +17,7 @@ use super::congestion::{Factory, ModelConfig, Rate};
 use super::raw::canonical;
 use crate::segment::codec::overhead;
 use crate::transport::{LinkError, TransportKind, sockopt};
+use crate::units::Bitrate;
 
 /// What every endpoint offers and asks for: to an observer the connection is HTTP/3 (RFC 9114 §3.1).
 const ALPN: &[u8] = b"h3";
@@ -71,6 +72,10 @@ pub struct Params {
     pub segmentation_offload: bool,
     /// Pacing and congestion window.
     pub congestion: Congestion,
+    /// Whether datagrams may travel beside QUIC, if the peer agrees. Default false.
+    pub direct: bool,
+    /// What those may take where the scheduler does not pace; without it they then travel in QUIC.
+    pub direct_rate: Option<Bitrate>,
     /// What its links are called: QUIC, or raw when the datagrams travel in crafted TCP.
     pub kind: TransportKind,
     /// How datagrams reach the wire, where there is a choice.
@@ -89,6 +94,8 @@ impl Default for Params {
             socket_buffer: 4 * 1024 * 1024,
             segmentation_offload: true,
             congestion: Congestion::default(),
+            direct: false,
+            direct_rate: None,
             kind: TransportKind::Quic,
             backend: None,
         }

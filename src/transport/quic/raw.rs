@@ -10,11 +10,14 @@ use std::sync::Arc;
 use quinn::{Connection, RecvStream, SendStream, Side};
 
 use super::congestion::Rate;
+use super::direct::Direct;
 use super::error;
 use super::params::Params;
 use super::rx::Rx;
+use super::socket::Hub;
 use super::tx::Tx;
 use crate::transport::{LinkError, LinkInfo};
+use crate::wire::direct;
 
 /// Keying material label (RFC 5705 §4; the prefix is RFC 8446's for private use).
 const EXPORTER: &[u8] = b"EXPORTER-ghostwire";
@@ -43,6 +46,9 @@ pub struct Raw {
     local: SocketAddr,
     params: Params,
     rate: Arc<Rate>,
+    /// Of the socket, where datagrams can travel beside QUIC.
+    hub: Option<Arc<Hub>>,
+    direct: Option<Direct>,
 }
 
 impl Raw {
@@ -55,7 +61,24 @@ impl Raw {
         params: Params,
         rate: Arc<Rate>,
     ) -> Self {
-        Self { connection, send, recv, received: seen.len() as u64, partial: seen, local, params, rate }
+        let received = seen.len() as u64;
+        Self { connection, send, recv, received, partial: seen, local, params, rate, hub: None, direct: None }
+    }
+
+    /// On a socket that datagrams can share with QUIC.
+    pub(super) fn beside(self, hub: Arc<Hub>) -> Self {
+        Self { hub: Some(hub), ..self }
+    }
+
+    /// Whether datagrams may travel beside QUIC, as far as this side is concerned.
+    pub fn takes_direct(&self) -> bool {
+        self.params.direct && self.hub.is_some()
+    }
+
+    /// Both sides have agreed that datagrams may travel beside QUIC.
+    pub fn open_direct(&mut self, agreed: direct::Agreed) {
+        let hub = self.hub.clone().filter(|_| self.params.direct);
+        self.direct = hub.map(|hub| Direct::new(hub, agreed));
     }
 
     /// Sends one message of at most 32,767 bytes.
@@ -124,6 +147,7 @@ impl Raw {
             remote: canonical(self.connection.remote_address()),
             local: self.local,
             tls: true,
+            direct: self.direct.as_ref().map(Direct::state),
         }
     }
 
@@ -134,8 +158,9 @@ impl Raw {
             Side::Client => super::decoy::LANES,
             Side::Server => 0,
         };
-        let tx = Tx::new(self.connection.clone(), self.send, self.params.send_window, self.rate.clone());
-        (tx, Rx::new(self.connection, self.recv, self.received, skip, self.rate))
+        let (direct_tx, direct_rx) = self.direct.map(|direct| direct.split(self.params.direct_rate)).unzip();
+        let tx = Tx::new(self.connection.clone(), self.send, self.params.send_window, self.rate.clone(), direct_tx);
+        (tx, Rx::new(self.connection, self.recv, self.received, skip, self.rate, direct_rx))
     }
 }
 

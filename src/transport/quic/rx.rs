@@ -18,6 +18,7 @@ use quinn::{Connection, ConnectionError, ReadError, RecvStream};
 use super::assembly::Assembly;
 use super::congestion::Rate;
 use super::datagrams::{self, DatagramRx};
+use super::direct::DirectRx;
 use super::error;
 use super::lane::{Parser, Pieces};
 use super::ready::{ReadyList, Token};
@@ -46,6 +47,9 @@ const ACCEPT: u32 = u32::MAX;
 /// Place on the ready list of the datagrams.
 const DATAGRAMS: u32 = u32::MAX - 1;
 
+/// Place of the datagrams that travel beside QUIC.
+const DIRECT: u32 = u32::MAX - 2;
+
 /// Place of the control lane.
 const CONTROL: u32 = 0;
 
@@ -62,6 +66,9 @@ pub struct Rx {
     datagrams: DatagramRx,
     datagrams_token: Arc<Token>,
     datagrams_waker: Waker,
+    direct: Option<DirectRx>,
+    direct_token: Arc<Token>,
+    direct_waker: Waker,
     /// New lanes that are not ours to read: a server's first one is for web browsers.
     skip: u32,
     rate: Arc<Rate>,
@@ -86,10 +93,18 @@ struct LaneRx {
 
 impl Rx {
     /// `offset` bytes of the control stream were read already; `skip` new lanes are ignored.
-    pub(super) fn new(connection: Connection, control: RecvStream, offset: u64, skip: u32, rate: Arc<Rate>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        control: RecvStream,
+        offset: u64,
+        skip: u32,
+        rate: Arc<Rate>,
+        direct: Option<DirectRx>,
+    ) -> Self {
         let list = Arc::new(ReadyList::default());
         let accept_token = Token::new(ACCEPT, &list);
         let datagrams_token = Token::new(DATAGRAMS, &list);
+        let direct_token = Token::new(DIRECT, &list);
         let mut rx = Self {
             accept: next_lane(connection.clone()),
             datagrams: DatagramRx::new(connection.clone()),
@@ -98,7 +113,10 @@ impl Rx {
             connection,
             lanes: Vec::new(),
             free: Vec::new(),
-            ready: VecDeque::from([ACCEPT, DATAGRAMS]),
+            direct,
+            direct_waker: Waker::from(direct_token.clone()),
+            direct_token,
+            ready: VecDeque::from([ACCEPT, DATAGRAMS, DIRECT]),
             list,
             accept_waker: Waker::from(accept_token.clone()),
             accept_token,
@@ -129,6 +147,7 @@ impl Rx {
             match place {
                 ACCEPT => self.accept(),
                 DATAGRAMS => bytes += self.read_datagrams(frames),
+                DIRECT => bytes += self.read_direct(frames),
                 lane => bytes += self.read(lane, frames),
             }
         }
@@ -201,6 +220,24 @@ impl Rx {
             self.ready.push_back(DATAGRAMS);
         }
         bytes
+    }
+
+    /// One turn of the datagrams beside QUIC; returns the number of bytes read.
+    fn read_direct(&mut self, frames: &mut Vec<Frame>) -> usize {
+        self.direct_token.unlist();
+        let Some(direct) = &mut self.direct else { return 0 };
+        match direct.read(CALL, &self.direct_waker, frames) {
+            Ok((bytes, is_all)) => {
+                if !is_all && self.direct_token.list() {
+                    self.ready.push_back(DIRECT);
+                }
+                bytes
+            }
+            Err(e) => {
+                self.fault = Some(LinkError::Frame(e));
+                0
+            }
+        }
     }
 
     fn add(&mut self, stream: RecvStream, offset: u64) {

@@ -18,6 +18,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::congestion::Rate;
 use super::datagrams::DatagramTx;
+use super::direct::DirectTx;
 use super::error::{self, CLOSE_OK};
 use super::window::SendWindow;
 use crate::ids::StreamId;
@@ -48,6 +49,7 @@ pub struct Tx {
     pieces: Vec<Bytes>,
     heads: BytesMut,
     datagrams: DatagramTx,
+    direct: Option<DirectTx>,
     /// Number of the current attempt to hand over `runs`.
     attempt: u64,
     window: SendWindow,
@@ -87,7 +89,13 @@ enum Close {
 }
 
 impl Tx {
-    pub(super) fn new(connection: Connection, control: SendStream, window: u64, rate: Arc<Rate>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        control: SendStream,
+        window: u64,
+        rate: Arc<Rate>,
+        direct: Option<DirectTx>,
+    ) -> Self {
         // The only error is a stream that has ended, which the first write will tell.
         let _ = control.set_priority(CONTROL_PRIORITY);
         Self {
@@ -99,6 +107,7 @@ impl Tx {
             pieces: Vec::new(),
             heads: BytesMut::new(),
             datagrams: DatagramTx::default(),
+            direct,
             attempt: 1,
             window: SendWindow::new(window),
             rate,
@@ -129,8 +138,13 @@ impl Tx {
     /// The link is lost.
     pub fn start_send(&mut self, batch: &Batch) -> Result<(), LinkError> {
         let mut datagram_max = None;
+        let is_direct = self.direct.as_ref().is_some_and(|direct| direct.carries(&self.rate));
         for part in batch.parts() {
             if part.lane == Lane::Datagram {
+                if let Some(direct) = self.direct.as_mut().filter(|_| is_direct) {
+                    direct.push(batch.head(part), &part.payload);
+                    continue;
+                }
                 let max = *datagram_max.get_or_insert_with(|| self.connection.max_datagram_size());
                 self.datagrams.push(batch.head(part), &part.payload, max);
                 continue;
@@ -153,6 +167,9 @@ impl Tx {
             }
         }
         self.datagrams.close_bundle();
+        if let Some(direct) = &mut self.direct {
+            direct.close();
+        }
         self.written += batch.len() as u64;
         // Nobody is to be woken by this attempt: the caller asks `poll_ready` or `poll_flush` before it waits.
         self.hand_over(&mut Context::from_waker(Waker::noop()))?;
@@ -209,7 +226,7 @@ impl Tx {
 
     /// Datagram frames that the path could not take; never falls.
     pub fn unsendable(&self) -> u64 {
-        self.datagrams.unsendable()
+        self.datagrams.unsendable() + self.direct.as_ref().map_or(0, DirectTx::unsendable)
     }
 
     /// The measured path and the limit on its rate, shared with the connection's controller.
@@ -256,7 +273,11 @@ impl Tx {
     /// Gives quinn what it takes; true if nothing is left. Otherwise the waker is registered.
     fn hand_over(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkError> {
         self.attempt += 1;
-        let datagrams = self.datagrams.poll_hand_over(&self.connection, &self.rate, cx)?;
+        let mut datagrams = self.datagrams.poll_hand_over(&self.connection, &self.rate, cx)?;
+        if let Some(direct) = &mut self.direct {
+            let sent = direct.poll(&self.connection, &self.rate, cx);
+            datagrams = if sent.is_pending() { sent } else { datagrams };
+        }
         let Self { control, control_blocked, lanes, runs, pieces, attempt, .. } = self;
         let mut fault = None;
         runs.retain_mut(|run| {
@@ -327,6 +348,16 @@ impl Tx {
 
 #[cfg(test)]
 impl Tx {
+    /// What is known of datagrams beside QUIC.
+    pub(super) fn direct_state(&self) -> Option<Arc<super::DirectState>> {
+        self.direct.as_ref().map(DirectTx::state)
+    }
+
+    /// Where packets are sent.
+    pub(super) fn remote(&self) -> std::net::SocketAddr {
+        self.connection.remote_address()
+    }
+
     /// UDP datagrams sent so far.
     pub(super) fn packets_sent(&self) -> u64 {
         self.connection.stats().udp_tx.datagrams

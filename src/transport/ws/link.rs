@@ -46,7 +46,7 @@ impl Raw {
     pub(super) async fn new(outer: Outer, side: Side, remote: SocketAddr, plain: Vec<u8>) -> Result<Self, LinkError> {
         let exporter = outer.exporter();
         let (local, tls) = (outer.local_addr()?, outer.is_tls());
-        let info = LinkInfo { transport: TransportKind::Ws, remote, local, tls, backend: None };
+        let info = LinkInfo { transport: TransportKind::Ws, remote, local, tls, backend: None, direct: None };
         let mut plain = BytesMut::from(&plain[..]);
         let (source, sink) = match outer.take(&mut plain).await? {
             Taken::Plain(tcp) => {

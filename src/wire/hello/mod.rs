@@ -15,6 +15,7 @@ pub use refusal::{Refusal, RefusalCode};
 
 use crate::ids::SessionId;
 use crate::units::Bitrate;
+use crate::wire::direct::{Algorithm, Label};
 use crate::wire::rate::Terms;
 use crate::wire::seal::Cipher;
 use crate::wire::varint;
@@ -128,6 +129,8 @@ pub struct Hello {
     pub rate: Option<Terms>,
     /// How much the client likes this uplink.
     pub preference: Preference,
+    /// Datagrams may travel beside the connection; those for the client are to have this label.
+    pub direct: Option<Label>,
 }
 
 /// The server's part of the second message when it accepts.
@@ -147,6 +150,8 @@ pub struct Welcome {
     pub windows: Windows,
     /// The server finds its rate as the client wishes, and reports what it gets.
     pub rate: bool,
+    /// Datagrams travel beside the connection: the label of those for the server, and the cipher.
+    pub direct: Option<(Label, Algorithm)>,
 }
 
 /// Why bytes are not HELLO or WELCOME. They were authentic, so this is a peer of another mind, not an attack.
@@ -167,6 +172,8 @@ const EXTENSION_RATE: u64 = 3;
 /// Extension of HELLO: [`Preference`], flags and price.
 const EXTENSION_PREFERENCE: u64 = 4;
 const FLAG_METERED: u64 = 0x01;
+/// Extension of both: a label for datagrams beside the connection; in WELCOME the cipher follows.
+const EXTENSION_DIRECT: u64 = 5;
 const FLAG_SEAL_ALWAYS: u64 = 0x01;
 const FLAG_AES: u64 = 0x02;
 const FLAG_EXPORTER: u64 = 0x04;
@@ -212,6 +219,9 @@ impl Hello {
                 varint::put(value, price_ms.into());
             });
         }
+        if let Some(Label(label)) = &self.direct {
+            put_extension(&mut out, EXTENSION_DIRECT, |value| value.extend_from_slice(label));
+        }
         out.resize(out.len() + padding, 0);
         out
     }
@@ -241,7 +251,7 @@ impl Hello {
         let windows = take_windows(input)?;
         let site = take_text(input, NAME_MAX, "site name")?;
         let uplink = take_text(input, NAME_MAX, "uplink name")?;
-        let (mut limit, mut rate, mut preference) = (None, None, Preference::default());
+        let (mut limit, mut rate, mut preference, mut direct) = (None, None, Preference::default(), None);
         take_extensions(input, |kind, mut value| {
             match kind {
                 EXTENSION_LIMIT => {
@@ -257,6 +267,7 @@ impl Hello {
                     let price_ms = price_ms.ok_or(HelloError::Malformed("price of an uplink"))?;
                     preference = Preference { metered: flags & FLAG_METERED != 0, price_ms };
                 }
+                EXTENSION_DIRECT => direct = Some(Label(take_array(&mut value, "label")?)),
                 _ => {}
             }
             Ok(())
@@ -274,6 +285,7 @@ impl Hello {
             limit,
             rate,
             preference,
+            direct,
         })
     }
 }
@@ -299,6 +311,18 @@ pub fn encode_answer(answer: Result<&Welcome, &Refusal>, padding: usize) -> Vec<
             put_text(&mut out, &welcome.site, NAME_MAX);
             if welcome.rate {
                 put_extension(&mut out, EXTENSION_RATE, |_| {});
+            }
+            if let Some((Label(label), algorithm)) = &welcome.direct {
+                put_extension(&mut out, EXTENSION_DIRECT, |value| {
+                    value.extend_from_slice(label);
+                    varint::put(
+                        value,
+                        match algorithm {
+                            Algorithm::Aes128Gcm => 1,
+                            Algorithm::ChaCha20Poly1305 => 2,
+                        },
+                    );
+                });
             }
         }
         Err(refusal) => {
@@ -331,6 +355,7 @@ pub fn decode_answer(mut input: &[u8]) -> Result<Result<Welcome, Refusal>, Hello
             windows: take_windows(input)?,
             site: take_text(input, NAME_MAX, "site name")?,
             rate: false,
+            direct: None,
         }),
         REFUSED => Err(Refusal {
             code: RefusalCode::from_wire(take_number(input, "refusal")?),
@@ -338,9 +363,19 @@ pub fn decode_answer(mut input: &[u8]) -> Result<Result<Welcome, Refusal>, Hello
         }),
         _ => return Err(HelloError::Malformed("answer")),
     };
-    take_extensions(input, |kind, _| {
-        if let (EXTENSION_RATE, Ok(welcome)) = (kind, &mut answer) {
-            welcome.rate = true;
+    take_extensions(input, |kind, mut value| {
+        match (kind, &mut answer) {
+            (EXTENSION_RATE, Ok(welcome)) => welcome.rate = true,
+            (EXTENSION_DIRECT, Ok(welcome)) => {
+                let label = Label(take_array(&mut value, "label")?);
+                let algorithm = match take_number(&mut value, "cipher")? {
+                    1 => Algorithm::Aes128Gcm,
+                    2 => Algorithm::ChaCha20Poly1305,
+                    _ => return Err(HelloError::Malformed("cipher")),
+                };
+                welcome.direct = Some((label, algorithm));
+            }
+            _ => {}
         }
         Ok(())
     })?;

@@ -197,6 +197,24 @@ fn the_exporter_is_not_shown() {
     assert!(shown.contains("Exporter(..)") && !shown.contains("238"), "{shown}");
 }
 
+#[test]
+fn labels_and_ciphers_of_direct_datagrams_are_read_as_they_were_written() {
+    use crate::wire::direct::{Algorithm, Label};
+    let label = Label([1, 2, 3, 4, 5, 6, 7, 0]);
+    let bytes = Hello { direct: Some(label), ..hello() }.encode(5);
+    assert_eq!(Hello::decode(&bytes).unwrap().direct, Some(label));
+    for algorithm in [Algorithm::Aes128Gcm, Algorithm::ChaCha20Poly1305] {
+        let welcome = Welcome { direct: Some((label, algorithm)), ..welcome() };
+        assert_eq!(decode_answer(&encode_answer(Ok(&welcome), 7)), Ok(Ok(welcome)));
+    }
+    let mut short = hello().encode(0);
+    short.extend_from_slice(&[5, 7, 1, 2, 3, 4, 5, 6, 7]);
+    assert!(matches!(Hello::decode(&short), Err(HelloError::Truncated("label"))));
+    let mut unknown = encode_answer(Ok(&welcome()), 0);
+    unknown.extend_from_slice(&[5, 9, 1, 2, 3, 4, 5, 6, 7, 8, 3]);
+    assert_eq!(decode_answer(&unknown), Err(HelloError::Malformed("cipher")));
+}
+
 fn hello() -> Hello {
     Hello {
         versions: Versions { min: 1, max: 3 },
@@ -211,6 +229,7 @@ fn hello() -> Hello {
         limit: None,
         rate: None,
         preference: Preference::default(),
+        direct: None,
     }
 }
 
@@ -223,6 +242,7 @@ fn welcome() -> Welcome {
         seal: Some(Cipher::Aes256Gcm),
         windows: Windows { stream: 1, session: varint::MAX },
         rate: false,
+        direct: None,
     }
 }
 

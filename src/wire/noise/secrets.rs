@@ -4,6 +4,7 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use super::handshake::{MESSAGE_MAX, NoiseError};
 use crate::ids::Side;
+use crate::wire::direct;
 use crate::wire::seal::{Cipher, SealPair, Secret};
 
 /// Length of a CONFIRM message without padding.
@@ -46,6 +47,11 @@ impl Secrets {
     /// The keys that seal the link's records.
     pub fn seal(&self, cipher: Cipher) -> SealPair {
         SealPair::new(cipher, self.side, &self.client, &self.server)
+    }
+
+    /// The keys of datagrams beside the link; `ours` is the label of what this side receives.
+    pub fn direct(&self, ours: direct::Label, theirs: direct::Label, algorithm: direct::Algorithm) -> direct::Agreed {
+        direct::Agreed::new(self.side, (ours, theirs), algorithm, (&self.client, &self.server))
     }
 
     fn confirm_key(&self) -> LessSafeKey {

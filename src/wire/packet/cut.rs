@@ -65,7 +65,7 @@ fn shift(head: &mut [u8], header: &Header, offset: usize, len: usize, index: usi
 }
 
 /// Writes the lengths for `len` bytes of payload after `head`. The checksums are to follow.
-pub(super) fn set_length(head: &mut [u8], header: &Header, len: usize) {
+pub(in crate::wire) fn set_length(head: &mut [u8], header: &Header, len: usize) {
     let total = (head.len() + len) as u16;
     let start = usize::from(header.start);
     if header.is_v6() {
@@ -79,7 +79,7 @@ pub(super) fn set_length(head: &mut [u8], header: &Header, len: usize) {
 }
 
 /// Writes the sum of the pseudo-header in place of the checksum.
-pub(super) fn put_partial(head: &mut [u8], header: &Header, transport_len: usize) {
+pub(in crate::wire) fn put_partial(head: &mut [u8], header: &Header, transport_len: usize) {
     let at = checksum_at(header);
     let partial = checksum::fold(checksum::pseudo(header, transport_len));
     head[at..at + 2].copy_from_slice(&partial.to_be_bytes());

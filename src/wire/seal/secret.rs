@@ -27,7 +27,7 @@ impl Secret {
         Self(self.expand(label))
     }
 
-    pub(super) fn expand<const N: usize>(&self, label: &[u8]) -> [u8; N] {
+    pub(in crate::wire) fn expand<const N: usize>(&self, label: &[u8]) -> [u8; N] {
         let mut out = [0; N];
         Prk::new_less_safe(HKDF_SHA256, &self.0)
             .expand(&[label], Length(N))

@@ -7,6 +7,8 @@
 
 #[path = "../fuzz_targets/config_toml.rs"]
 pub mod config_toml;
+#[path = "../fuzz_targets/direct.rs"]
+pub mod direct;
 #[path = "../fuzz_targets/frame.rs"]
 pub mod frame;
 #[path = "../fuzz_targets/handshake.rs"]
@@ -46,6 +48,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets by name.
 pub const TARGETS: &[Target] = &[
     ("config_toml", config_toml::run),
+    ("direct", direct::run),
     ("frame", frame::run),
     ("handshake", handshake::run),
     ("hello", hello::run),

@@ -332,6 +332,7 @@ async fn a_server_that_answers_against_the_clients_rules_is_left() {
         seal: Some(Cipher::Aes256Gcm),
         windows: windows(2),
         rate: false,
+        direct: None,
     };
     assert!(answer_by_hand(good(), SealWish::Auto, None).await.is_ok());
     for (welcome, wish, exporter) in [
@@ -394,6 +395,27 @@ fn assert_unanswered(result: Result<Agreed, AuthError>) {
     assert!(matches!(error, AuthError::Unanswered(_)), "{error:?}");
     assert!(error.to_string().contains("does not know the key of this site, or its own key is not the one"));
     assert!(!error.is_permanent(), "the server may learn the key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn datagrams_travel_beside_if_both_ends_take_them_and_each_opens_what_the_other_seals() {
+    let sites = Sites::default();
+    for (near, far) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (mut client, mut server, _) = Pipe::pair(Transport::Quic, Some([1; 32]), Some([1; 32]));
+        (client.direct, server.direct) = (near, far);
+        let (a, b) = run(&mut client, server, &sites, &server_identity(SealWish::Auto)).await;
+        let (a, b) = (a.unwrap().direct, b.unwrap().direct);
+        assert_eq!((a.is_some(), b.is_some()), (near && far, near && far));
+        let Some((a, b)) = a.zip(b) else { continue };
+        assert_eq!((a.ours, a.theirs, a.algorithm), (b.theirs, b.ours, b.algorithm));
+        let ((mut to_server, mut of_server), (mut to_client, mut of_client)) = (a.split(), b.split());
+        for (sealer, opener) in [(&mut to_server, &mut of_client), (&mut to_client, &mut of_server)] {
+            let mut datagram = Vec::new();
+            sealer.seal(&mut datagram, 0, &[b"hello"]).unwrap();
+            let (_, content) = opener.open(&mut datagram).unwrap();
+            assert_eq!(&datagram[content], b"hello");
+        }
+    }
 }
 
 /// Everything about one meeting that a test may want to change.
@@ -538,6 +560,7 @@ fn hello() -> Hello {
         limit: None,
         rate: None,
         preference: Preference::default(),
+        direct: None,
     }
 }
 

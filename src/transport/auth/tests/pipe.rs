@@ -19,6 +19,8 @@ pub(super) struct Pipe {
     count: usize,
     /// Message and byte to change on its way.
     pub(super) corrupt: Option<(usize, usize)>,
+    /// Datagrams can travel beside it.
+    pub(super) direct: bool,
 }
 
 /// Who listens in.
@@ -52,6 +54,7 @@ impl Pipe {
             sent: sent.clone(),
             count: 0,
             corrupt: None,
+            direct: false,
         };
         (end(true, client, up, from_server), end(false, server, down, from_client), Tap(sent.clone()))
     }
@@ -96,5 +99,9 @@ impl Messages for Pipe {
 
     fn transport(&self) -> Transport {
         self.transport
+    }
+
+    fn takes_direct(&self) -> bool {
+        self.direct
     }
 }

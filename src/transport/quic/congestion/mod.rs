@@ -7,7 +7,7 @@ mod sampler;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
@@ -36,6 +36,7 @@ pub struct Rate {
     given: AtomicU64,
     /// Bytes that it has under way at most; zero when it leaves that to us.
     given_window: AtomicU64,
+    is_watched: AtomicBool,
 }
 
 impl Rate {
@@ -74,6 +75,16 @@ impl Rate {
     pub fn set_given(&self, pace: Option<Pace>) {
         self.given.store(pace.map_or(0, |pace| (pace.rate.bps() / 8).max(1)), Relaxed);
         self.given_window.store(pace.and_then(|pace| pace.window).unwrap_or(0), Relaxed);
+    }
+
+    /// The path is measured, so that the rate is given as soon as a queue forms, if it is not already.
+    pub fn set_watched(&self, is_watched: bool) {
+        self.is_watched.store(is_watched, Relaxed);
+    }
+
+    /// Whether something else than the controller decides what may be sent.
+    pub fn is_given(&self) -> bool {
+        self.given.load(Relaxed) > 0 || self.is_watched.load(Relaxed)
     }
 
     /// The window that never holds up what the scheduler lets pass: the path's content at the given rate, what
