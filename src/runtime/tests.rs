@@ -52,6 +52,7 @@ impl World {
                 rate: None,
                 rtt: None,
                 terms: Terms::NONE,
+                remembered: None,
             };
             shell.attach(LinkTx::Mem(Box::new(tx)), LinkRx::Mem(Box::new(rx)), meta).unwrap();
         }

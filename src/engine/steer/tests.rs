@@ -315,6 +315,9 @@ fn flows_of_datagrams_are_small_until_they_are_bulk_and_then_have_an_uplink_each
     bench.run(MS * 50, &[FIBER, LTE]);
     let datagram = |flow: u64| Outgoing {
         class: Class::BestEffort,
+        host: None,
+        ecn: false,
+        ack: None,
         datagram: Datagram::Known { flow: FlowId(flow), bytes: Bytes::from(vec![0; 1_200]) },
     };
     let mut by = [[0usize; 2]; 4];
