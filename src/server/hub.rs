@@ -1,15 +1,16 @@
 //! What the threads of a server share: who may come, which sessions live, and on which thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::Status;
 use crate::config;
 use crate::ids::SessionId;
+use crate::runtime::clock;
 use crate::sched::egress::Egress;
 use crate::site::{Edges, Estimates, Packets, PeerEnd};
 use crate::transport::auth::{Admission, Admitted, KnownPeer, Offer};
@@ -20,6 +21,10 @@ use super::worker::{self, Command};
 
 /// Sessions of one peer at most: the one in use, and those that its former lives left behind.
 const SESSIONS_MAX: usize = 8;
+/// Sessions offered and not accepted that are remembered, and for how long: a client dials its links at the same time, and the
+/// second may ask for the session before the first has accepted it.
+const OFFERS_MAX: usize = 256;
+const OFFERED_FOR: Duration = Duration::from_secs(15);
 /// Commands that wait for a worker at most; a link whose worker is that far behind is dropped and redialled.
 pub(super) const COMMANDS_MAX: usize = 256;
 
@@ -48,6 +53,8 @@ pub(super) struct Hub {
     /// Ends of packet mode that their peers have not taken yet.
     ends: Mutex<BTreeMap<PublicKey, PeerEnd>>,
     sessions: Mutex<BTreeMap<SessionId, PublicKey>>,
+    /// The latest offers, oldest first.
+    offers: Mutex<VecDeque<(SessionId, PublicKey, Instant)>>,
     draining: AtomicBool,
 }
 
@@ -76,6 +83,7 @@ impl Hub {
             limits,
             ends: Mutex::new(ends),
             sessions: Mutex::default(),
+            offers: Mutex::default(),
             draining: AtomicBool::new(false),
         });
         for (peer, edges) in config.peers.iter().zip(edges) {
@@ -170,6 +178,8 @@ impl Hub {
     /// A session has ended.
     pub(super) fn forget(&self, session: SessionId) {
         self.sessions().remove(&session);
+        // What has ended is not to be found again among the offers.
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, ..)| *id != session);
     }
 
     /// Asks every worker what it does.
@@ -222,7 +232,21 @@ impl Admission for Hub {
     }
 
     fn owner(&self, session: SessionId) -> Option<PublicKey> {
-        self.sessions().get(&session).copied()
+        let known = self.sessions().get(&session).copied();
+        known.or_else(|| {
+            let now = clock::now();
+            let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_it = |(id, _, at): &&(SessionId, PublicKey, Instant)| *id == session && now < *at + OFFERED_FOR;
+            offers.iter().find(is_it).map(|(_, key, _)| *key)
+        })
+    }
+
+    fn offered(&self, session: SessionId, peer: &PublicKey) {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        if offers.len() == OFFERS_MAX {
+            offers.pop_front();
+        }
+        offers.push_back((session, *peer, clock::now()));
     }
 
     fn check(&self, peer: &PublicKey, offer: Offer) -> Result<(), Refusal> {

@@ -80,6 +80,10 @@ pub trait Admission: Sync {
     /// The key of the site that created this session, if the session lives. `respond` lets nobody else join it.
     fn owner(&self, session: SessionId) -> Option<PublicKey>;
 
+    /// A session is about to be offered to a peer. Until it has accepted, another of its links may already ask for it: which
+    /// of two connections is the quicker nobody knows. From now on [`owner`](Self::owner) should know it, for a while.
+    fn offered(&self, _session: SessionId, _peer: &PublicKey) {}
+
     /// Whether the peer may have what it is about to be offered.
     ///
     /// # Errors
@@ -202,6 +206,9 @@ fn decide(
     let (session, resumed) = session_for(id, admission, peer, hello.session)?;
     let offer = if admission.owner(session) == Some(*peer) { Offer::Join(session) } else { Offer::Create };
     admission.check(peer, offer)?;
+    if !resumed {
+        admission.offered(session, peer);
+    }
     let rate = hello.rate.is_some();
     let with = if has_aes() && hello.aes { Algorithm::Aes128Gcm } else { Algorithm::ChaCha20Poly1305 };
     let direct = if hello.direct.is_some() && link.takes_direct() {

@@ -37,6 +37,8 @@ async fn two_new_sessions_of_one_client_are_two() {
     let sites = Sites::default();
     let (one, two) = (meet(&sites).await.0.unwrap(), meet(&sites).await.0.unwrap());
     assert_ne!(one.session, two.session);
+    let offered = [one.session, two.session].map(|session| (session, key(1).public()));
+    assert_eq!(*sites.admission.offered.lock().unwrap(), offered, "told before they are accepted");
 }
 
 #[tokio::test(start_paused = true)]
@@ -468,6 +470,7 @@ struct Known {
     owners: Mutex<BTreeMap<[u8; 16], PublicKey>>,
     refuse: Mutex<Option<Refusal>>,
     offers: Mutex<Vec<Offer>>,
+    offered: Mutex<Vec<(SessionId, PublicKey)>>,
 }
 
 impl Default for Known {
@@ -477,6 +480,7 @@ impl Default for Known {
             owners: Mutex::default(),
             refuse: Mutex::default(),
             offers: Mutex::default(),
+            offered: Mutex::default(),
         };
         known.know(key(1).public(), "nl", Psk::from_bytes([5; 32]));
         known
@@ -504,6 +508,10 @@ impl Admission for Known {
 
     fn owner(&self, session: SessionId) -> Option<PublicKey> {
         self.owners.lock().unwrap().get(&session.0).copied()
+    }
+
+    fn offered(&self, session: SessionId, peer: &PublicKey) {
+        self.offered.lock().unwrap().push((session, *peer));
     }
 
     fn check(&self, _peer: &PublicKey, offer: Offer) -> Result<(), Refusal> {
