@@ -239,7 +239,11 @@ fn a_measured_rate_fills_a_narrow_line_both_ways_and_leaves_its_buffers_empty() 
     assert!(p95 < Duration::from_millis(20 + 60), "{told}");
     for uplink in [&measured.client, &measured.server] {
         let rate = uplink.rate.as_ref().expect("measured on both sides");
-        assert!((17.0 * MBIT..22.0 * MBIT).contains(&(rate.capacity_bps as f64)), "{rate:?}");
+        // At any one moment it may be off: a probe has raised it, or a late wake-up lowered it.
+        let mut known: Vec<u64> = rate.decisions.iter().map(|decision| decision.capacity_after_bps).collect();
+        known.push(rate.capacity_bps);
+        known.sort_unstable();
+        assert!((17.0 * MBIT..22.0 * MBIT).contains(&(known[known.len() / 2] as f64)), "{rate:?}");
         assert!(!rate.decisions.is_empty() && ["GREEN", "YELLOW", "SOFT_RED"].contains(&&*rate.level), "{rate:?}");
     }
     assert!(measured.explained.starts_with("main to server: "), "{told}");
